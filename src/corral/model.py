@@ -74,6 +74,17 @@ class OllamaSample:
     loaded: tuple[LoadedModel, ...] | None
 
 
+class ProbeResult(Enum):
+    """How one liveness probe (``GET /api/version``) of a replica ended."""
+
+    ANSWERED = "answered"
+    REFUSED = "connection refused"
+    """Refused, reset or unreachable: nothing is there."""
+    TIMED_OUT = "no answer in time"
+    NONSENSE = "nonsense answer"
+    """Something answered, but not as an Ollama does."""
+
+
 @dataclass(frozen=True, slots=True)
 class RouteRequest:
     """What a policy may know of a request."""
