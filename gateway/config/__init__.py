@@ -1,0 +1,31 @@
+"""The configuration: what may stand in ``corral.yaml``, and how it is read."""
+
+from corral.gateway.config.diff import NEEDS_RESTART, diff_config
+from corral.gateway.config.load import load_config, parse_config
+from corral.gateway.config.schema import (
+    Address,
+    Config,
+    LimitsConfig,
+    PolicyConfig,
+    ProbesConfig,
+    QueueConfig,
+    ReplicaConfig,
+    ReplicaUrl,
+    TimeoutsConfig,
+)
+
+__all__ = [
+    "NEEDS_RESTART",
+    "Address",
+    "Config",
+    "LimitsConfig",
+    "PolicyConfig",
+    "ProbesConfig",
+    "QueueConfig",
+    "ReplicaConfig",
+    "ReplicaUrl",
+    "TimeoutsConfig",
+    "diff_config",
+    "load_config",
+    "parse_config",
+]

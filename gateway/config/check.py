@@ -1,0 +1,76 @@
+"""What one key alone cannot show: duplicates, loops, addresses that collide."""
+
+from __future__ import annotations
+
+from yaml.nodes import MappingNode, Node, SequenceNode
+
+from corral.gateway.config.addresses import same_place
+from corral.gateway.config.problems import Problems
+from corral.gateway.config.schema import Config, ReplicaConfig
+from corral.gateway.config.tree import LEAST, entries
+
+
+def check(config: Config, root: Node, problems: Problems) -> None:
+    nodes = _Places(root)
+    if not config.replicas:
+        problems.add(nodes.at("replicas"), "replicas", f"is empty; the gateway needs at least one:\n{LEAST}")
+    if same_place(config.listen, config.admin_listen):
+        problems.add(
+            nodes.at("admin_listen") or nodes.at("listen"),
+            "admin_listen",
+            f"{config.admin_listen} is taken by listen ({config.listen}); choose another port",
+        )
+    for index, replica in enumerate(config.replicas):
+        _check_unique(config.replicas[:index], replica, index, nodes, problems)
+        _check_loop(config, replica, index, nodes, problems)
+
+
+def _check_unique(
+    earlier: tuple[ReplicaConfig, ...], replica: ReplicaConfig, index: int, nodes: _Places, problems: Problems
+) -> None:
+    path = f"replicas[{index}]"
+    for other, before in enumerate(earlier):
+        if before.id == replica.id:
+            problems.add(
+                nodes.of_replica(index, "id"), f"{path}.id", f"{replica.id!r} is already the id of replicas[{other}]"
+            )
+        if same_place(before.url, replica.url):
+            problems.add(
+                nodes.of_replica(index, "url"),
+                f"{path}.url",
+                f"{replica.url} is already replicas[{other}] ({before.id!r}); "
+                "one Ollama is one replica: raise its slots instead",
+            )
+
+
+def _check_loop(config: Config, replica: ReplicaConfig, index: int, nodes: _Places, problems: Problems) -> None:
+    for key, address in (("listen", config.listen), ("admin_listen", config.admin_listen)):
+        if same_place(address, replica.url):
+            problems.add(
+                nodes.of_replica(index, "url"),
+                f"replicas[{index}].url",
+                f"{replica.url} is the gateway's own {key} ({address}): requests would go round in a loop; "
+                f"give the Ollama another port (OLLAMA_HOST=127.0.0.1:21001 ollama serve) or change {key}",
+            )
+
+
+class _Places:
+    """Finds the node of a key again, to say its line."""
+
+    def __init__(self, root: Node) -> None:
+        self._root = root
+
+    def at(self, name: str) -> Node | None:
+        return self._child(self._root, name)
+
+    def of_replica(self, index: int, name: str) -> Node | None:
+        replicas = self.at("replicas")
+        if not isinstance(replicas, SequenceNode):
+            return None
+        return self._child(replicas.value[index], name) or replicas.value[index]
+
+    @staticmethod
+    def _child(node: Node, name: str) -> Node | None:
+        if not isinstance(node, MappingNode):
+            return None
+        return entries(node, "", Problems("")).get(name, (None, None))[1]

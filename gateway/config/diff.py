@@ -1,0 +1,59 @@
+"""What a reload changes, in lines for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from corral.gateway.config.schema import Config, PolicyConfig, ReplicaConfig
+
+NEEDS_RESTART = frozenset({"listen", "admin_listen"})
+"""Keys whose new value only counts after a restart: their sockets are open."""
+
+
+def diff_config(old: Config, new: Config) -> list[str]:
+    """One line per change, none when nothing changed."""
+    lines = _replicas(old.replicas, new.replicas)
+    for field in msgspec.structs.fields(Config):
+        if field.name == "replicas":
+            continue
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        note = " (needs a restart)" if field.name in NEEDS_RESTART else ""
+        lines += [line + note for line in _changes(field.name, before, after)]
+    return lines
+
+
+def _replicas(old: tuple[ReplicaConfig, ...], new: tuple[ReplicaConfig, ...]) -> list[str]:
+    before, after = {r.id: r for r in old}, {r.id: r for r in new}
+    lines = [f"replica {r.id} removed ({r.url})" for r in old if r.id not in after]
+    for replica in new:
+        if replica.id not in before:
+            lines.append(f"replica {replica.id} added ({replica.url})")
+        else:
+            lines += _changes(f"replica {replica.id}", before[replica.id], replica)
+    return lines
+
+
+def _changes(path: str, old: Any, new: Any) -> list[str]:
+    if old == new:
+        return []
+    if isinstance(old, PolicyConfig):
+        return [f"{path}: {_policy(old)} → {_policy(new)}"]
+    if isinstance(old, msgspec.Struct):
+        names = [field.name for field in msgspec.structs.fields(type(old))]
+        return [line for name in names for line in _changes(f"{path}.{name}", getattr(old, name), getattr(new, name))]
+    return [f"{path}: {_text(old)} → {_text(new)}"]
+
+
+def _policy(policy: PolicyConfig) -> str:
+    options = "".join(f", {name}: {value}" for name, value in policy.options.items())
+    return f"{policy.name}{f' of {policy.path}' if policy.path else ''}{options}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

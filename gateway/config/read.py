@@ -1,0 +1,149 @@
+"""A tree of YAML nodes to the structs of the schema; every problem is collected with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from corral.gateway.config.addresses import parse_address, parse_replica_url
+from corral.gateway.config.problems import Problems, unknown_key
+from corral.gateway.config.schema import PATTERN_WORDS, Address, PolicyConfig, ReplicaUrl
+from corral.gateway.config.tree import entries, plain
+
+PARSERS: Mapping[type, Callable[[str], Any]] = MappingProxyType({Address: parse_address, ReplicaUrl: parse_replica_url})
+MISSING = object()
+"""Stands for a value that could not be read; its problem is already recorded."""
+
+_WORDS = {
+    "`int | null`": "a whole number",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str`": "text",
+    "`bool`": "true or false",
+    "`array`": "a list",
+    "`object`": "keys and values",
+    "`null`": "nothing",
+}
+
+
+class Reader:
+    """Reads one file's nodes; ``base`` is the folder that paths in the file start from."""
+
+    def __init__(self, problems: Problems, base: Path) -> None:
+        self.problems = problems
+        self.base = base
+
+    def struct(self, node: Node, cls: type[msgspec.Struct], path: str) -> Any:
+        """An instance of ``cls``, or MISSING."""
+        if not isinstance(node, MappingNode):
+            return self._fail(node, path, f"expected keys and values (name: value), found {_shown(node)}")
+        known = {field.name: field for field in msgspec.structs.fields(cls)}
+        values: dict[str, Any] = {}
+        found = entries(node, path, self.problems)
+        for name, (key, value) in found.items():
+            if name in known:
+                values[name] = self.value(value, known[name].type, _join(path, name))
+            else:
+                self.problems.add(key, _join(path, name), unknown_key(name, known))
+        for name, field in known.items():
+            if field.required and name not in found:
+                self.problems.add(node, _join(path, name), "is missing")
+                values[name] = MISSING
+        return MISSING if MISSING in values.values() else cls(**values)
+
+    def value(self, node: Node, wanted: Any, path: str) -> Any:
+        base = get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
+        if base is PolicyConfig:
+            return self.policy(node, path)
+        if base in PARSERS:
+            return self._parsed(node, PARSERS[base], path)
+        if isinstance(base, type) and issubclass(base, msgspec.Struct):
+            return self.struct(node, base, path)
+        if get_origin(base) is tuple:
+            return self._list(node, get_args(base)[0], path)
+        return self._leaf(node, wanted, path)
+
+    def policy(self, node: Node, path: str) -> Any:
+        """The policy's own options are checked by the policy; here they are only kept."""
+        if not isinstance(node, MappingNode):
+            return self._fail(node, path, f"expected keys and values, for instance {{name: {_shown(node)}}}")
+        types = {field.name: field.type for field in msgspec.structs.fields(PolicyConfig)}
+        options = {name: value for name, (_, value) in entries(node, path, self.problems).items()}
+        name = self._leaf(options.pop("name"), types["name"], f"{path}.name") if "name" in options else None
+        file = self._leaf(options.pop("path"), str, f"{path}.path") if "path" in options else None
+        if file is not None and name is None:
+            return self._fail(node, f"{path}.name", "is missing: which class of the file is the policy?")
+        if MISSING in (name, file):
+            return MISSING
+        return PolicyConfig(
+            name=PolicyConfig().name if name is None else name,
+            path=None if file is None else self.base / Path(file).expanduser(),
+            options={key: plain(value, f"{path}.{key}", self.problems) for key, value in options.items()},
+        )
+
+    def _list(self, node: Node, wanted: Any, path: str) -> Any:
+        if not isinstance(node, SequenceNode):
+            return self._fail(node, path, f"expected a list (lines that start with '- '), found {_shown(node)}")
+        items = tuple(self.value(child, wanted, f"{path}[{index}]") for index, child in enumerate(node.value))
+        return MISSING if MISSING in items else items
+
+    def _parsed(self, node: Node, parse: Callable[[str], Any], path: str) -> Any:
+        if isinstance(node, ScalarNode) and parse is parse_address and node.value.isdecimal():
+            return self._fail(node, path, f"expected host:port, found {node.value}; write 127.0.0.1:{node.value}")
+        text = self._leaf(node, str, path)
+        if text is MISSING:
+            return MISSING
+        try:
+            return parse(text)
+        except ValueError as error:
+            return self._fail(node, path, str(error))
+
+    def _leaf(self, node: Node, wanted: Any, path: str) -> Any:
+        before = len(self.problems.found)
+        value = plain(node, path, self.problems)
+        if len(self.problems.found) > before:
+            return MISSING
+        try:
+            return msgspec.convert(value, wanted)
+        except msgspec.ValidationError as error:
+            return self._fail(node, path, f"{_in_words(str(error), node)}{_hint(value, str(error), node)}")
+
+    def _fail(self, node: Node, path: str, text: str) -> Any:
+        self.problems.add(node, path, text)
+        return MISSING
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _shown(node: Node) -> str:
+    if isinstance(node, ScalarNode):
+        return repr(node.value) if node.style in ("'", '"') else (node.value[:60] or "nothing")
+    return "a list" if isinstance(node, SequenceNode) else "keys and values"
+
+
+def _in_words(message: str, node: Node) -> str:
+    """msgspec's sentence without its type names, and with the value found."""
+    wanted = message.split(" - at ")[0].partition(", got ")[0].removeprefix("Expected ")
+    for name, words in _WORDS.items():
+        wanted = wanted.replace(name, words)
+    for pattern, words in PATTERN_WORDS.items():
+        if wanted.endswith(repr(pattern)):
+            wanted = words
+    return f"expected {wanted}, found {_shown(node)}"
+
+
+def _hint(value: object, message: str, node: Node) -> str:
+    if "`str`" in message and isinstance(value, bool | int | float) and isinstance(node, ScalarNode):
+        return f'; put it in quotes: "{node.value}"'
+    if value is None:
+        return "; give it a value or remove the key"
+    if isinstance(value, str) and ("`int" in message or "`float`" in message):
+        return "; write a plain number without unit or quotes (the key's name says the unit)"
+    return ""

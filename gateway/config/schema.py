@@ -1,0 +1,168 @@
+"""The keys of ``corral.yaml``: types, units, ranges and defaults, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+from corral.model import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens; port 0 means a free port the kernel picks."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaUrl:
+    """Where a replica answers: always plain HTTP, a host and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://{Address(self.host, self.port)}"
+
+
+ID_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+HOST_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,252}$|^[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*$"
+ORIGIN_PATTERN = r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9*._:\[\]-]+)$"
+PATTERN_WORDS = {
+    ID_PATTERN: "up to 64 letters, digits, dots, dashes and underscores",
+    HOST_PATTERN: "a host name or IP address without a port",
+    ORIGIN_PATTERN: "an origin: scheme://host[:port], for instance https://chat.example",
+}
+
+Host = Annotated[str, Meta(pattern=HOST_PATTERN)]
+Origin = Annotated[str, Meta(pattern=ORIGIN_PATTERN)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Interval = Annotated[float, Meta(ge=0.05, le=3_600)]
+
+
+class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One Ollama that somebody else runs."""
+
+    id: Annotated[
+        str,
+        Meta(pattern=ID_PATTERN, description="Its name in headers, metrics, logs and commands; unique."),
+    ]
+    url: Annotated[ReplicaUrl, Meta(description="Where it answers: `http://host:port`; unique.")]
+    weight: Annotated[
+        float,
+        Meta(gt=0, le=1_000_000, description="How fast it is beside the others: twice the weight, twice the requests."),
+    ] = 1.0
+    slots: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=4096,
+                description="Requests that may be in flight per model (its OLLAMA_NUM_PARALLEL); "
+                "left out: 1 until learned.",
+            ),
+        ]
+        | None
+    ) = None
+
+    def to_replica(self) -> Replica:
+        return Replica(id=self.id, host=self.url.host, port=self.url.port, weight=self.weight, slots=self.slots)
+
+
+class PolicyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which policy chooses the replica. Every further key is an option of that policy."""
+
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=200,
+            description="A policy of Corral or of an installed package; with `path`, the class's name.",
+        ),
+    ] = "weighted-least-load"
+    path: (
+        Annotated[
+            Path,
+            Meta(description="A Python file that defines the policy, relative to the configuration file."),
+        ]
+        | None
+    ) = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class QueueConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests that wait in the gateway for a free slot."""
+
+    max_requests: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Requests that may wait; one more is refused with 503.")
+    ] = 512
+    max_wait_s: Annotated[Seconds, Meta(description="How long a request may wait before it is refused with 503.")] = 300
+
+
+class ProbesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often replicas are measured."""
+
+    gpu_interval_s: Annotated[Interval, Meta(description="Time between two readings of the GPUs.")] = 2
+    ollama_interval_s: Annotated[Interval, Meta(description="Time between two probes of each Ollama.")] = 1
+
+
+class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the gateway waits for others. There is no limit on the first byte: a cold load takes minutes."""
+
+    connect_s: Annotated[Seconds, Meta(description="A replica must accept a connection within this time.")] = 2
+    head_s: Annotated[
+        Seconds, Meta(description="A client must send a complete head, and keep its body flowing, within this time.")
+    ] = 20
+    drain_s: Annotated[
+        float,
+        Meta(ge=0, le=86_400, description="How long running streams may take to finish when the gateway stops."),
+    ] = 300
+    stall_s: Annotated[
+        Seconds,
+        Meta(description="A stream silent this long, on a replica that also fails its probes, is ended with an error."),
+    ] = 30
+    idle_s: Annotated[Seconds, Meta(description="An idle client connection is closed after this time.")] = 300
+
+
+class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client may send."""
+
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 40, description="The largest request body; above: 413. Blob uploads have no limit.")
+    ] = 64 << 20
+    max_head_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 20, description="The largest request head (request line and headers); above: 431.")
+    ] = 32 << 10
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole configuration."""
+
+    replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1, description="The Ollamas behind the gateway.")]
+    listen: Annotated[
+        Address, Meta(description="Where clients connect: Ollama's own API at the root. Port 0: any free port.")
+    ] = Address("127.0.0.1", 11434)
+    admin_listen: Annotated[
+        Address, Meta(description="Where the admin routes answer (below). Port 0: any free port.")
+    ] = Address("127.0.0.1", 11435)
+    policy: PolicyConfig = PolicyConfig()
+    queue: QueueConfig = QueueConfig()
+    probes: ProbesConfig = ProbesConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    origins: Annotated[
+        tuple[Origin, ...],
+        Meta(description="Browser origins allowed beside Ollama's own (as OLLAMA_ORIGINS); `*` stands for any part."),
+    ] = ()
+    hosts: Annotated[
+        tuple[Host, ...],
+        Meta(description="`Host` names allowed beside loopback and private addresses; no port."),
+    ] = ()

@@ -1,0 +1,120 @@
+"""YAML text to a tree of nodes that remember their place, made safe to walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from corral.errors import ConfigError
+from corral.gateway.config.problems import Problems
+
+MAX_NODES = 100_000
+"""Aliases may multiply a file; a real configuration stays far below this."""
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def compose(text: str, source: str) -> Node:
+    """The document's root node.
+
+    Raises :class:`ConfigError` with line and column when the text is not one finite YAML document.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None:
+            _expanded_size(root, {}, source)
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_syntax_error(error, text, source)) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, int(error.position)) + 1
+        raise ConfigError(f"{source}:{line}: not text: character {error.character!r} may not stand in YAML") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply to be a configuration") from error
+    if root is None:
+        raise ConfigError(f"{source}: is empty; the least it needs is one replica:\n{LEAST}")
+    return root
+
+
+LEAST = '  replicas:\n    - {id: a, url: "http://127.0.0.1:21001"}'
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
+    mark = error.problem_mark or error.context_mark
+    where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+    line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return f"{where}: not valid YAML: indented with a tab; use spaces"
+    said = [error.context, error.problem] if isinstance(error, yaml.composer.ComposerError) else [error.problem]
+    return f"{where}: not valid YAML: {', '.join(filter(None, said))}"
+
+
+def _expanded_size(node: Node, sizes: dict[int, int], source: str) -> int:
+    """How many nodes there are once every alias is written out."""
+    known = sizes.get(id(node))
+    if known == 0:
+        raise ConfigError(f"{source}:{node.start_mark.line + 1}: an anchor that contains itself")
+    if known is not None:
+        return known
+    sizes[id(node)] = 0  # being counted: to meet it again below itself is a cycle
+    size = 1 + sum(_expanded_size(child, sizes, source) for child in _children(node))
+    if size > MAX_NODES:
+        raise ConfigError(f"{source}: more than {MAX_NODES} values once its anchors are written out")
+    sizes[id(node)] = size
+    return size
+
+
+def _children(node: Node) -> Iterator[Node]:
+    if isinstance(node, SequenceNode):
+        yield from node.value
+    elif isinstance(node, MappingNode):
+        for key, value in node.value:
+            yield key
+            yield value
+
+
+def entries(node: MappingNode, path: str, problems: Problems) -> dict[str, tuple[Node, Node]]:
+    """Name → (key node, value node) of a mapping; a name given twice is a problem, merge keys (``<<``) are followed."""
+    found: dict[str, tuple[Node, Node]] = {}
+    for key, value in node.value:
+        if not isinstance(key, ScalarNode):
+            problems.add(key, path, "a key must be a plain word")
+        elif key.tag == _MERGE:
+            continue
+        elif key.value in found:
+            first = found[key.value][0].start_mark.line + 1
+            problems.add(key, f"{path}.{key.value}".lstrip("."), f"given twice; the first is in line {first}")
+        else:
+            found[key.value] = (key, value)
+    return _merged(node, path, problems) | found
+
+
+def _merged(node: MappingNode, path: str, problems: Problems) -> dict[str, tuple[Node, Node]]:
+    merged: dict[str, tuple[Node, Node]] = {}
+    for key, value in node.value:
+        if key.tag != _MERGE:
+            continue
+        for part in reversed(value.value if isinstance(value, SequenceNode) else [value]):
+            if isinstance(part, MappingNode):
+                merged |= entries(part, path, problems)
+            else:
+                problems.add(part, path, "'<<' needs a mapping")
+    return merged
+
+
+def plain(node: Node, path: str, problems: Problems) -> Any:
+    """The node's value as plain Python data; what has no plain meaning is a problem and gives None."""
+    if isinstance(node, MappingNode):
+        children = entries(node, path, problems)
+        return {name: plain(value, f"{path}.{name}", problems) for name, (_, value) in children.items()}
+    if isinstance(node, SequenceNode):
+        return [plain(child, f"{path}[{index}]", problems) for index, child in enumerate(node.value)]
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except yaml.constructor.ConstructorError as error:
+        problems.add(node, path, f"cannot be read: {error.problem}")
+    except (ValueError, KeyError, AttributeError, OverflowError):  # what PyYAML's own constructors let through
+        problems.add(node, path, f"cannot be read as {node.tag.removeprefix('tag:yaml.org,2002:')}: {node.value!r:.40}")
+    return None
