@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import aiohttp
 import msgspec
@@ -23,7 +22,7 @@ _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-A
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
-_Version = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,64}$")]
+_Version = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,64}\Z")]
 
 
 class Miss(Enum):
@@ -64,16 +63,16 @@ class _VersionAnswer(msgspec.Struct):
     version: _Version
 
 
-class _ModelsAnswer(msgspec.Struct):
-    models: list[msgspec.Raw]
-
-
 class _TagsModel(msgspec.Struct):
     name: _Name
     digest: str
     size: _Size
     modified_at: _Time
     remote_host: str | None = None
+
+
+class _TagsAnswer(msgspec.Struct):
+    models: list[_TagsModel]
 
 
 class _PsModel(msgspec.Struct):
@@ -83,6 +82,14 @@ class _PsModel(msgspec.Struct):
     size_vram: _Size
     expires_at: _Time
     context_length: _Size | None = None
+
+
+class _PsAnswer(msgspec.Struct):
+    models: list[_PsModel]
+
+
+class _RawAnswer(msgspec.Struct):
+    models: list[msgspec.Raw]
 
 
 _T = TypeVar("_T")
@@ -118,21 +125,25 @@ class OllamaProbe:
         answer = await self._read("/api/version", _VersionAnswer, deadline_s)
         if isinstance(answer, Miss):
             return _PROBE_RESULT[answer], None
-        return ProbeResult.ANSWERED, answer.version
+        return ProbeResult.ANSWERED, answer[0].version
 
     async def tags(self, deadline_s: float) -> tuple[TagsEntry, ...] | Miss:
         """``GET /api/tags``: the models in the replica's store."""
-        answer = await self._read("/api/tags", _ModelsAnswer, deadline_s)
-        return answer if isinstance(answer, Miss) else _entries(answer, _tags_entry)
+        answer = await self._read("/api/tags", _TagsAnswer, deadline_s)
+        return answer if isinstance(answer, Miss) else tuple(map(_tags_entry, answer[0].models, _raw(answer[1])))
 
     async def ps(self, deadline_s: float) -> tuple[PsEntry, ...] | Miss:
         """``GET /api/ps``: the models in the replica's memory. May stall for seconds while one loads or unloads."""
-        answer = await self._read("/api/ps", _ModelsAnswer, deadline_s)
-        return answer if isinstance(answer, Miss) else _entries(answer, _ps_entry)
+        answer = await self._read("/api/ps", _PsAnswer, deadline_s)
+        return answer if isinstance(answer, Miss) else tuple(map(_ps_entry, answer[0].models, _raw(answer[1])))
 
-    async def _read(self, path: str, shape: type[_T], deadline_s: float) -> _T | Miss:
+    async def _read(self, path: str, shape: type[_T], deadline_s: float) -> tuple[_T, bytes] | Miss:
+        """The answer parsed, and its body."""
         body = await self._get(path, deadline_s)
-        return body if isinstance(body, Miss) else _parsed(body, shape)
+        if isinstance(body, Miss):
+            return body
+        answer = _parsed(body, shape)
+        return answer if isinstance(answer, Miss) else (answer, body)
 
     async def _get(self, path: str, deadline_s: float) -> bytes | Miss:
         """The body of a 200 answer. The one seam where the client library's exceptions end."""
@@ -146,7 +157,7 @@ class OllamaProbe:
                 return await _bounded(response.content)
         except TimeoutError:
             return Miss.TIMED_OUT
-        except (aiohttp.ServerDisconnectedError, OSError):
+        except (aiohttp.ServerDisconnectedError, OSError, UnicodeError):  # UnicodeError: not a host name
             return Miss.REFUSED
         except aiohttp.ClientError:
             return Miss.NONSENSE
@@ -170,33 +181,25 @@ async def _bounded(content: aiohttp.StreamReader) -> bytes | Miss:
 
 
 def _parsed(body: bytes, shape: type[_T]) -> _T | Miss:
+    """The whole body or nothing: half a page would look like models that were deleted or unloaded."""
     try:
-        # Raw and unknown fields are skipped unread by a typed decode; they are served to clients, so they must be JSON.
-        msgspec.json.decode(body, type=Any)
+        body.decode()  # unknown fields go to clients verbatim, and the decoder does not look for UTF-8 in them
         return msgspec.json.decode(body, type=shape)
     except (ValueError, RecursionError):
         return Miss.NONSENSE
 
 
-_E = TypeVar("_E", TagsEntry, PsEntry)
+def _raw(body: bytes) -> list[bytes]:
+    """The entries of a body that was parsed: a page of a million bad ones ends at the first and costs no memory."""
+    return [bytes(entry) for entry in msgspec.json.decode(body, type=_RawAnswer).models]
 
 
-def _entries(answer: _ModelsAnswer, entry: Callable[[bytes], _E]) -> tuple[_E, ...] | Miss:
-    """All entries or none: half a page would look like models that were deleted or unloaded."""
-    try:
-        return tuple(entry(bytes(raw)) for raw in answer.models)
-    except ValueError:
-        return Miss.NONSENSE
-
-
-def _tags_entry(raw: bytes) -> TagsEntry:
-    model = msgspec.json.decode(raw, type=_TagsModel)
+def _tags_entry(model: _TagsModel, raw: bytes) -> TagsEntry:
     installed = InstalledModel(normalise_model(model.name), model.digest, remote=bool(model.remote_host))
     return TagsEntry(installed, model.name, model.modified_at.timestamp(), raw)
 
 
-def _ps_entry(raw: bytes) -> PsEntry:
-    model = msgspec.json.decode(raw, type=_PsModel)
+def _ps_entry(model: _PsModel, raw: bytes) -> PsEntry:
     loaded = LoadedModel(
         name=normalise_model(model.name),
         size_bytes=model.size,
