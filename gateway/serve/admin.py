@@ -1,0 +1,189 @@
+"""The admin port: is it alive, is it ready, what does it know, and taking a replica out of the rotation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final, Protocol
+
+from aiohttp import web
+
+from corral.errors import CorralError
+from corral.gateway.serve.exposition import CONTENT_TYPE, MetricsPage
+from corral.gateway.serve.metrics import Metrics
+from corral.gateway.wire.browser import BrowserRules
+from corral.model import ReplicaState, Snapshot
+
+SNAPSHOT_SCHEMA: Final = 1
+"""Grows when a key of ``/snapshot`` goes or changes its meaning; new keys may come without."""
+
+_log = logging.getLogger("corral.admin")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+INDEX = """Corral {version}
+
+GET  /healthz                  the process is alive
+GET  /readyz                   a replica can serve (else 503 and why not)
+GET  /metrics                  figures for Prometheus
+GET  /snapshot                 replicas and queue as JSON (`corral status` shows it as a table)
+POST /replicas/ID/drain        send no new requests there
+POST /replicas/ID/resume       send requests there again
+"""
+
+
+class GatewayControl(Protocol):
+    """What the admin port needs of a running gateway."""
+
+    @property
+    def version(self) -> str: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a request could be served now, and why (not) in a few words."""
+        ...
+
+    def set_enabled(self, replica_id: str, enabled: bool) -> None:
+        """Resume (True) or drain (False) one replica; raises :class:`CorralError` when there is no such replica."""
+        ...
+
+
+def no_hosts() -> Collection[str]:
+    return ()
+
+
+def make_admin(
+    control: GatewayControl, metrics: Metrics, *, hosts: Callable[[], Collection[str]] = no_hosts
+) -> web.Application:
+    """The admin application. ``hosts`` gives the configured extra Host names, asked anew for each request."""
+    routes = _Routes(control, metrics)
+    app = web.Application(middlewares=[_errors_as_json, _browser_guard(hosts)], client_max_size=64 << 10)
+    app.add_routes(
+        [
+            web.get("/", routes.index),
+            web.get("/healthz", routes.healthz),
+            web.get("/readyz", routes.readyz),
+            web.get("/metrics", routes.metrics),
+            web.get("/snapshot", routes.snapshot),
+            web.post("/replicas/{id}/drain", routes.drain),
+            web.post("/replicas/{id}/resume", routes.resume),
+        ]
+    )
+    return app
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """The application's runner: no access log, and connections end quickly when the gateway stops."""
+    return web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+
+
+class _Routes:
+    def __init__(self, control: GatewayControl, metrics: Metrics) -> None:
+        self._control = control
+        self._metrics = metrics
+        self._page = MetricsPage(metrics, control.version)
+
+    async def index(self, request: web.Request) -> web.Response:
+        return web.Response(text=INDEX.format(version=self._control.version))
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "program": "corral", "version": self._control.version})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        ready, reason = self._control.ready()
+        return web.json_response({"ready": ready, "reason": reason}, status=200 if ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        body = self._page.render(self._control.snapshot())
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        ready, reason = self._control.ready()
+        about = {"schema": SNAPSHOT_SCHEMA, "version": self._control.version, "ready": ready, "reason": reason}
+        return web.json_response(about | snapshot_json(self._control.snapshot()))
+
+    async def drain(self, request: web.Request) -> web.Response:
+        return self._set_enabled(request.match_info["id"], False)
+
+    async def resume(self, request: web.Request) -> web.Response:
+        return self._set_enabled(request.match_info["id"], True)
+
+    def _set_enabled(self, replica_id: str, enabled: bool) -> web.Response:
+        try:
+            self._control.set_enabled(replica_id, enabled)
+        except CorralError:
+            known = ", ".join(replica.id for replica in self._control.snapshot().replicas)
+            return _error(404, f"no replica {replica_id!r}; known: {known}")
+        replicas = {replica.id: replica for replica in self._control.snapshot().replicas}
+        return web.json_response(_replica_json(replicas[replica_id]))
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The part of ``/snapshot`` that comes from the scheduler; its keys are listed in docs/operations.md."""
+    return {
+        "policy": snapshot.policy,
+        "requests": {
+            "in_flight": snapshot.inflight,
+            "queued": snapshot.queued,
+            "queued_by_model": snapshot.queued_by_model,
+            "oldest_wait_s": snapshot.oldest_wait_s,
+        },
+        "replicas": [_replica_json(replica) for replica in snapshot.replicas],
+    }
+
+
+def _replica_json(replica: ReplicaState) -> dict[str, Any]:
+    return {
+        "id": replica.id,
+        "health": replica.health.value,
+        "enabled": replica.enabled,
+        "reason": replica.reason,
+        "weight": replica.weight,
+        "slots": replica.slots,
+        "in_flight": replica.inflight,
+        "in_flight_by_model": replica.inflight_by_model,
+        "version": replica.version,
+        "installed": None if replica.installed is None else list(replica.installed),
+        "loaded": None if replica.loaded is None else list(replica.loaded),
+        "sample_age_s": replica.sample_age_s,
+    }
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return _error(404, f"no such route: {request.path}; GET / lists them")
+    except web.HTTPMethodNotAllowed as error:
+        answer = _error(405, f"{request.path} takes {', '.join(sorted(error.allowed_methods))}, not {error.method}")
+        answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except web.HTTPException as error:
+        return _error(error.status, error.reason)
+    except Exception:  # a bug: the admin port stays up and says nothing of its insides
+        _log.exception("admin_failed path=%s", request.path)
+        return _error(500, "internal error; the log says more")
+
+
+def _browser_guard(hosts: Callable[[], Collection[str]]) -> Any:
+    """Keeps web pages out: no foreign Host (DNS rebinding), no foreign Origin (cross-site requests)."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        rules = BrowserRules(on_loopback=True, hosts=tuple(hosts()))
+        named = request.headers.getall("Host", [""])
+        host = named[0].encode("latin-1", "replace")
+        if len(named) > 1 or not rules.host_allowed(host):
+            return _error(403, f"host {named[0]!r} is not allowed; add it to hosts in the configuration")
+        for origin in request.headers.getall("Origin", []):
+            if not rules.same_origin(origin.encode("latin-1", "replace"), host):
+                return _error(403, "requests from other web pages are not allowed")
+        return await handler(request)
+
+    return guard
