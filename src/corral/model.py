@@ -125,6 +125,8 @@ class ReplicaView:
     """Those of the request's own model."""
     loaded: frozenset[str] | None
     """Models resident in its memory (last ``/api/ps``, and those the gateway has in flight); None: not known."""
+    turn: float = 0.0
+    """Its place in the rotation: grows by 1/weight with each request it is sent, so the lowest is next in turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,131 @@
+"""Who could serve a request: the replicas in their configured order, and which of them a ticket may go to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from corral.gateway.schedule.health import HealthRules
+from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.ticket import Lease, Ticket
+from corral.model import Health, Replica, RequestKind
+
+T = TypeVar("T", bound=Ticket)
+
+LEADER_KINDS = frozenset({RequestKind.STORE, RequestKind.BLOB})
+
+
+class Roster(Generic[T]):
+    """The members. :meth:`refresh` must follow every change of a member's health, ``enabled`` or ``shut``."""
+
+    def __init__(self, rules: HealthRules) -> None:
+        self.members: dict[str, Member[T]] = {}
+        self.store_ticket: T | None = None
+        """The request that is changing the leader's store now."""
+        self._store_leader: Member[T] | None = None
+        self._rules = rules
+        self._leaving: dict[str, Member[T]] = {}
+        """Removed by a reload, with leases still running."""
+        self._usable: list[Member[T]] = []
+        self._any_shut = False
+        self._turn = 0.0
+
+    def set_replicas(self, replicas: Sequence[Replica]) -> None:
+        """Take over a new list; a replica whose address did not change keeps its leases and what is known of it."""
+        known = self._leaving | self.members
+        self.members = {replica.id: self._member(known.pop(replica.id, None), replica) for replica in replicas}
+        self._leaving = {member.id: member for member in known.values() if member.leases}
+        self.refresh()
+
+    def _member(self, known: Member[T] | None, replica: Replica) -> Member[T]:
+        if known is None or (known.replica.host, known.replica.port) != (replica.host, replica.port):
+            return Member(replica, self._rules, self._turn)
+        known.reconfigure(replica)
+        return known
+
+    def refresh(self) -> None:
+        self._usable = [member for member in self.members.values() if member.is_usable]
+        self._any_shut = any(member.shut for member in self._usable)
+
+    def usable(self) -> Sequence[Member[T]]:
+        """Those that requests may be sent to, ejected ones among them."""
+        return self._usable
+
+    def may_eject(self, member: Member[T]) -> bool:
+        """Whether another one is left that is neither down nor drained nor ejected."""
+        return any(other is not member and other.health.state is not Health.EJECTED for other in self._usable)
+
+    def read_since_s(self) -> float:
+        """Every usable replica's list of models was read at this instant or later."""
+        never = float("-inf")
+        reads = (member.installed_at_s for member in self._usable)
+        return min((never if read_s is None else read_s for read_s in reads), default=never)
+
+    def serving(self, ticket: T) -> list[Member[T]] | None:
+        """Those that could serve the ticket, free or busy; None: first ask the replicas who has its model.
+
+        1. Usable: enabled and not down. Requests that change the store, and blobs: only the leader.
+        2. Of these, the ones known to have the model. If none is: ask; after that it may be on those whose list
+           could not be read, or, if there are none, anywhere: then Ollama itself says that it is not found. Where the
+           only ones that have it are down or drained, nobody can serve it.
+        3. Without those that failed the ticket.
+        4. Of these, the ones not ejected; if there are none, the ejected ones (last resort).
+        """
+        pool = self._usable
+        kind, model = ticket.request.kind, ticket.request.model
+        if kind in LEADER_KINDS:
+            leader = self.leader(ticket.excluded)
+            return [leader] if leader else []
+        if model is not None and kind is not RequestKind.OTHER:
+            having = [member for member in pool if model in member.installed]
+            if having:
+                pool = having
+            elif kind is not RequestKind.CLOUD:
+                if pool and not ticket.asked:
+                    return None
+                pool = self._who_else(model)
+        if ticket.excluded:
+            pool = [member for member in pool if member.id not in ticket.excluded]
+        if self._any_shut:
+            pool = [member for member in pool if not member.shut] or pool
+        return pool
+
+    def _who_else(self, model: str) -> list[Member[T]]:
+        if any(model in member.installed for member in self.members.values()):
+            return []
+        return [member for member in self._usable if member.installed_at_s is None] or self._usable
+
+    def leader(self, excluded: Sequence[str] = ()) -> Member[T] | None:
+        """The first usable replica in configuration order, an ejected one only if there is no other.
+
+        While a request is changing the store the leader stays, so that blobs reach the store they were meant for.
+        """
+        sticky = self._store_leader
+        if sticky is not None and sticky in self._usable and sticky.id not in excluded:
+            return sticky
+        pool = [member for member in self._usable if member.id not in excluded]
+        return next((member for member in pool if not member.shut), pool[0] if pool else None)
+
+    def lease(self, member: Member[T], ticket: T, now_s: float) -> Lease:
+        """Send the ticket to the member: count it in and move the rotation on."""
+        kind = ticket.request.kind
+        lease = member.lease(ticket, ticket.request.model if kind is RequestKind.INFERENCE else None, now_s)
+        # A replica that was busy or away does not get the turns it missed all at once: it starts from the present.
+        self._turn = max(self._turn, member.turn)
+        member.turn = self._turn + 1.0 / member.replica.weight
+        if kind is RequestKind.STORE:
+            self.store_ticket, self._store_leader = ticket, member
+        if member.health.state is Health.EJECTED and not member.shut:
+            member.probation, member.shut = ticket, True
+            self.refresh()
+        return lease
+
+    def release(self, member: Member[T], ticket: T) -> Lease:
+        lease = member.release(ticket)
+        if self.store_ticket is ticket:
+            self.store_ticket = self._store_leader = None
+        if member.probation is ticket:
+            member.probation = None
+        if not member.leases and self._leaving.get(member.id) is member:
+            del self._leaving[member.id]
+        return lease

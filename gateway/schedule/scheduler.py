@@ -1,0 +1,300 @@
+"""The scheduler: what happens on each event. Events in, effects out; it awaits nothing and reads no clock.
+
+Rules of this file:
+
+1. Every method takes the time of its event and returns what is to be done, in order; time never runs backwards.
+2. A lease is released exactly once. Ending a request that holds none is a bug and raises :class:`CorralError`.
+3. Observation and operation are two facts: *health* follows from what replicas do, *enabled* from what the operator
+   does, and neither touches the other.
+4. Every event that frees capacity or changes who may serve whom ends by draining the lanes that it concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Generic, TypeVar
+
+from corral.errors import CorralError, Fault, Refusal
+from corral.gateway.schedule.dispatcher import Dispatcher
+from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, RefreshTags
+from corral.gateway.schedule.health import Change, HealthRules
+from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.roster import LEADER_KINDS, Roster
+from corral.gateway.schedule.ticket import Ticket
+from corral.gateway.schedule.waiting import QueueLimits, lane_of
+from corral.model import Health, OllamaSample, Policy, ProbeResult, Replica, RequestKind, Snapshot
+
+__all__ = ["QueueLimits", "Scheduler"]
+
+T = TypeVar("T", bound=Ticket)
+
+DEFAULT_RULES = HealthRules()
+
+
+class Scheduler(Generic[T]):
+    """Owns the queue, the leases and what is known of the replicas. One event at a time; not thread-safe."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        policy_name: str,
+        limits: QueueLimits,
+        rng: Random,
+        rules: HealthRules = DEFAULT_RULES,
+    ) -> None:
+        self._policy_name = policy_name
+        self._roster: Roster[T] = Roster(rules)
+        self._dispatcher = Dispatcher(self._roster, policy, limits, rng)
+        self._sequence = 0
+
+    def __repr__(self) -> str:
+        replicas = ", ".join(f"{m.id} {m.health.state.value} {len(m.leases)}" for m in self._roster.members.values())
+        return f"<Scheduler {self._policy_name}: {self.inflight} in flight, {self.queued} queued | {replicas}>"
+
+    @property
+    def inflight(self) -> int:
+        """Live leases, those on removed replicas too."""
+        return len(self._dispatcher.homes)
+
+    @property
+    def queued(self) -> int:
+        return self._dispatcher.waiting.total
+
+    @property
+    def policy_error(self) -> str | None:
+        """What the policy last did wrong: raised, or chose a replica that it was not offered."""
+        return self._dispatcher.policy_error
+
+    @property
+    def replicas(self) -> Mapping[str, Replica]:
+        """In configuration order."""
+        return {member.id: member.replica for member in self._roster.members.values()}
+
+    def usable(self) -> tuple[Replica, ...]:
+        """The enabled replicas that are not down, in configuration order."""
+        return tuple(member.replica for member in self._roster.usable())
+
+    def has_model(self, replica_id: str, model: str) -> bool | None:
+        """Whether the replica has this (normalised) model installed; None: not known."""
+        member = self._roster.members.get(replica_id)
+        return None if member is None else member.has_model(model)
+
+    def leader_id(self, now_s: float) -> str | None:
+        """The replica that gets what changes the store."""
+        leader = self._roster.leader()
+        return leader.id if leader else None
+
+    def snapshot(self, now_s: float) -> Snapshot:
+        waiting = self._dispatcher.waiting
+        oldest_s = waiting.oldest_s()
+        return Snapshot(
+            taken_at_s=now_s,
+            policy=self._policy_name,
+            replicas=tuple(member.state(now_s) for member in self._roster.members.values()),
+            queued=waiting.total,
+            queued_by_model={key: len(lane.tickets) for key, lane in waiting.lanes.items()},
+            oldest_wait_s=None if oldest_s is None else max(0.0, now_s - oldest_s),
+            inflight=self.inflight,
+        )
+
+    # ---- what the operator does
+
+    def set_policy(self, policy: Policy, name: str) -> None:
+        self._policy_name = name
+        self._dispatcher.policy, self._dispatcher.policy_error = policy, None
+
+    def set_limits(self, limits: QueueLimits, now_s: float) -> list[Effect[T]]:
+        """Those that wait already keep their places where the queue gets shorter, but not where the wait does."""
+        effects: list[Effect[T]] = []
+        self._dispatcher.limits = limits
+        self._dispatcher.expire(now_s, effects)
+        return effects
+
+    def set_replicas(self, replicas: Sequence[Replica], now_s: float) -> list[Effect[T]]:
+        """Take over a new list. Removed ones get nothing new and their leases finish; a new address, a new replica."""
+        effects: list[Effect[T]] = []
+        self._roster.set_replicas(replicas)
+        self._dispatcher.drain_all(now_s, effects)
+        return effects
+
+    def set_enabled(self, replica_id: str, enabled: bool, now_s: float) -> list[Effect[T]]:
+        """Resume or drain a replica. Raises :class:`CorralError` where there is none of that id."""
+        member = self._roster.members.get(replica_id)
+        if member is None:
+            raise CorralError(f"there is no replica {replica_id!r}")
+        effects: list[Effect[T]] = []
+        member.enabled = enabled
+        self._roster.refresh()
+        self._dispatcher.drain_all(now_s, effects)
+        return effects
+
+    def stop(self, now_s: float) -> list[Effect[T]]:
+        """Refuse all that waits and all that comes; what was sent may finish, or be retried where it need not wait."""
+        effects: list[Effect[T]] = []
+        self._dispatcher.stopping = True
+        for ticket in self._dispatcher.waiting:
+            self._dispatcher.refuse(ticket, Refusal.STOPPING, effects)
+        return effects
+
+    # ---- what requests do
+
+    def submit(self, ticket: T, now_s: float) -> list[Effect[T]]:
+        if ticket.sequence != -1:
+            raise CorralError(f"submitted twice: {ticket!r}")
+        ticket.sequence, ticket.submitted_at_s = self._sequence, now_s
+        self._sequence += 1
+        effects: list[Effect[T]] = []
+        if self._dispatcher.stopping:
+            self._dispatcher.refuse(ticket, Refusal.STOPPING, effects)
+        else:
+            self._dispatcher.admit(ticket, now_s, effects)
+        return effects
+
+    def cancel(self, ticket: T) -> None:
+        """Its client left while it waited. Nothing happens where it does not wait any more."""
+        if ticket.queued:
+            self._dispatcher.waiting.remove(ticket)
+
+    def first_byte(self, ticket: T, now_s: float) -> None:
+        """The commit point: from now on the request is not retried."""
+        member = self._home(ticket)
+        member.leases[ticket].committed = True
+        member.health.heard(now_s)
+
+    def finish(self, ticket: T, now_s: float, *, ok: bool) -> list[Effect[T]]:
+        """The response has ended; ``ok=False``: its stream broke."""
+        member = self._home(ticket)
+        lease = member.leases[ticket]
+        if ok:
+            change = member.health.request_answered(lease.sent_at_s, now_s)
+            if lease.key is not None:
+                self._dispatcher.service.observe(now_s - lease.sent_at_s)
+        else:
+            change = self._blame(member, lease.sent_at_s, now_s, "the stream broke")
+        effects: list[Effect[T]] = [RefreshTags()] if ticket.request.kind is RequestKind.STORE else []
+        self._release(ticket, member, change, now_s, effects)
+        return effects
+
+    def spared(self, ticket: T, now_s: float) -> list[Effect[T]]:
+        """Its client left after it was sent: nobody's fault."""
+        effects: list[Effect[T]] = []
+        self._release(ticket, self._home(ticket), None, now_s, effects)
+        return effects
+
+    def failed(self, ticket: T, fault: Fault, now_s: float) -> list[Effect[T]]:
+        """The attempt failed before the first byte: back to its place in the queue, or refused.
+
+        1. A closed keep-alive connection blames nobody and may go to the same replica; the second in a row is a reset.
+        2. Everything else excludes the replica, so that each gets the request at most once.
+        3. What changes the store is sent again only if nothing was sent before: it might have been done.
+        """
+        member = self._home(ticket)
+        lease = member.leases[ticket]
+        if lease.committed:
+            raise CorralError(f"failed after its first byte, which is finish(ok=False): {ticket!r}")
+        if fault is Fault.STALE and ticket.stale:
+            fault = Fault.RESET
+        ticket.stale = fault is Fault.STALE
+        change = None
+        if fault is Fault.CONNECT:
+            change = member.health.could_not_connect()
+        elif fault not in (Fault.STALE, Fault.HUNG):
+            change = self._blame(member, lease.sent_at_s, now_s, fault.value)
+        if not ticket.stale:
+            ticket.excluded += (member.id,)
+        effects: list[Effect[T]] = []
+        unsent = fault in (Fault.STALE, Fault.CONNECT)
+        again = ticket.replayable and (unsent or ticket.request.kind not in LEADER_KINDS)
+        if not again:
+            self._dispatcher.refuse(ticket, Refusal.EXHAUSTED, effects)
+        self._release(ticket, member, change, now_s, effects, readmit=again)
+        return effects
+
+    # ---- what is observed
+
+    def progress(self, replica_id: str, now_s: float) -> None:
+        """Bytes came from the replica: it is busy, not dead."""
+        member = self._roster.members.get(replica_id)
+        if member is not None:
+            member.health.heard(now_s)
+
+    def probed(self, replica_id: str, result: ProbeResult, now_s: float) -> list[Effect[T]]:
+        member = self._roster.members.get(replica_id)
+        effects: list[Effect[T]] = []
+        if member is not None and self._settle(member, member.health.probed(result, now_s), now_s, effects):
+            self._dispatcher.drain_all(now_s, effects)
+        return effects
+
+    def sampled(self, sample: OllamaSample, now_s: float) -> list[Effect[T]]:
+        """A reading came in. Only one that lists the installed models answers a :class:`RefreshTags`."""
+        member = self._roster.members.get(sample.replica_id)
+        effects: list[Effect[T]] = []
+        if member is not None and member.sampled(sample):
+            self._dispatcher.drain_all(now_s, effects)
+        if sample.installed is not None:
+            self._dispatcher.settle_asking(now_s, effects)
+        return effects
+
+    def tick(self, now_s: float) -> list[Effect[T]]:
+        """Let time pass, some times a second: ejections end, lists are awaited no longer, requests wait too long."""
+        effects: list[Effect[T]] = []
+        settled = False
+        for member in self._roster.members.values():
+            member.forget_old(now_s)
+            settled |= self._settle(member, member.trial(), now_s, effects)
+        if settled:
+            self._dispatcher.drain_all(now_s, effects)
+        self._dispatcher.settle_asking(now_s, effects)
+        self._dispatcher.expire(now_s, effects)
+        return effects
+
+    # ---- what all of these share
+
+    def _home(self, ticket: T) -> Member[T]:
+        member = self._dispatcher.homes.get(ticket)
+        if member is None:
+            raise CorralError(f"holds no lease: {ticket!r}")
+        return member
+
+    def _blame(self, member: Member[T], sent_at_s: float, now_s: float, reason: str) -> Change | None:
+        may_eject = self._roster.may_eject(member)
+        return member.health.request_failed(sent_at_s, now_s, may_eject=may_eject, reason=reason)
+
+    def _release(
+        self,
+        ticket: T,
+        member: Member[T],
+        change: Change | None,
+        now_s: float,
+        effects: list[Effect[T]],
+        *,
+        readmit: bool = False,
+    ) -> None:
+        """Give the lease back, tell what it changed, and let those go who waited for it."""
+        self._roster.release(member, ticket)
+        del self._dispatcher.homes[ticket]
+        ticket.lease = None
+        settled = self._settle(member, change, now_s, effects)
+        if readmit:
+            self._dispatcher.readmit(ticket, now_s, effects)
+        if settled:
+            self._dispatcher.drain_all(now_s, effects)
+        elif self._dispatcher.waiting.total and not readmit:
+            self._dispatcher.drain(lane_of(ticket.request), now_s, effects)
+
+    def _settle(self, member: Member[T], change: Change | None, now_s: float, effects: list[Effect[T]]) -> bool:
+        """Make a flip of health known and take its consequences; True: who may serve whom has changed."""
+        if member.health.state is not Health.EJECTED:
+            member.probation, shut = None, False
+        else:
+            shut = member.probation is not None or now_s < member.health.back_at_s
+        if change is None and shut == member.shut:
+            return False
+        member.shut = shut
+        self._roster.refresh()
+        if change is not None and self._roster.members.get(member.id) is member:
+            effects.append(HealthChanged(member.id, *change))
+            if change.after is Health.DOWN:
+                effects.extend(Interrupt(ticket) for ticket, lease in member.leases.items() if not lease.committed)
+        return True

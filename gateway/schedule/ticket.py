@@ -1,0 +1,64 @@
+"""A ticket stands for one request from its arrival to its end; a lease is the capacity that it holds meanwhile."""
+
+from __future__ import annotations
+
+from corral.model import Decision, Replica, RouteRequest
+
+
+class Ticket:
+    """One request in the scheduler. Whoever carries requests may subclass it; only the scheduler writes its fields.
+
+    A ticket ends exactly once: by ``finish`` or ``spared`` after a :class:`Send`, by a :class:`Refuse`, or by
+    ``cancel`` while it waits.
+    """
+
+    __slots__ = (
+        "arrived_at_s",
+        "asked",
+        "decision",
+        "excluded",
+        "lease",
+        "queued",
+        "replayable",
+        "request",
+        "sequence",
+        "stale",
+        "submitted_at_s",
+    )
+
+    def __init__(self, request: RouteRequest, arrived_at_s: float) -> None:
+        self.request = request
+        self.arrived_at_s = arrived_at_s
+        self.submitted_at_s = arrived_at_s
+        self.replayable = True
+        """Set to False by its owner once the body cannot be sent again: then no failure is retried."""
+        self.sequence = -1
+        """Order of arrival, given by the scheduler: a retried ticket waits at this place."""
+        self.queued = False
+        self.excluded: tuple[str, ...] = ()
+        """Ids of the replicas that failed it; none of them gets it again."""
+        self.stale = False
+        """Its last attempt met a closed keep-alive connection."""
+        self.asked = False
+        """The replicas were asked who has its model since it was submitted; what they do not know now, nobody has."""
+        self.lease: Lease | None = None
+        self.decision: Decision | None = None
+
+    def __repr__(self) -> str:
+        state = "queued" if self.queued else f"on {self.lease.replica.id}" if self.lease else "idle"
+        return f"<{type(self).__name__} {self.sequence} {self.request.kind.value} {self.request.model} {state}>"
+
+
+class Lease:
+    """One slot of one replica, or only a place in its count; held until the response *body* ends."""
+
+    __slots__ = ("committed", "key", "replica", "sent_at_s", "ticket")
+
+    def __init__(self, replica: Replica, ticket: Ticket, key: str | None, sent_at_s: float) -> None:
+        self.replica = replica
+        self.ticket = ticket
+        self.key = key
+        """The model whose slot it holds; None: it holds none."""
+        self.sent_at_s = sent_at_s
+        self.committed = False
+        """The first byte of the response was seen: from now on nothing is retried."""
