@@ -1,0 +1,261 @@
+"""Builds the gateway from a configuration, runs it, reloads it and stops it. Only this module constructs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+from corral.errors import OperatorError
+from corral.gateway.carrier import Carrier
+from corral.gateway.config import Address, Config, diff_config, load_config
+from corral.gateway.gateway import Gateway
+from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
+from corral.gateway.serve.admin import make_admin
+from corral.gateway.serve.listening import explain_listen_error
+from corral.gateway.serve.metrics import Metrics
+from corral.gateway.serve.poller import Poller
+from corral.gateway.wire.client import ClientConnection
+from corral.gateway.wire.exchange import Exchange
+from corral.gateway.wire.pool import Pool
+from corral.model import Policy, Replica
+from corral.policies import make_policy
+from corral.probes.ollama import OllamaProbe, probe_session
+
+log: Final = logging.getLogger("corral.gateway")
+
+_BACKLOG: Final = 4096
+_KEEPALIVE_S: Final = (60, 15, 4)
+"""Idle before the first probe, between probes, probes: a client whose machine is gone is noticed in two minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyInfo:
+    """What a person wants to know once the gateway answers."""
+
+    url: str
+    admin_url: str
+    replicas: tuple[Replica, ...]
+
+
+def run(
+    config: Config,
+    *,
+    config_path: Path | None = None,
+    on_ready: Callable[[ReadyInfo], None],
+    on_draining: Callable[[int, float], None],
+) -> int:
+    """Serve ``config`` until SIGTERM or SIGINT; returns the exit code. ``config_path``: what SIGHUP reads again."""
+    _raise_file_limit()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, config_path, on_ready, on_draining))
+
+
+async def _serve(
+    config: Config,
+    config_path: Path | None,
+    on_ready: Callable[[ReadyInfo], None],
+    on_draining: Callable[[int, float], None],
+) -> int:
+    loop = asyncio.get_running_loop()
+    with _listening(config.listen) as listener, _listening(config.admin_listen) as admin_listener:
+        async with probe_session() as session:
+            app = App(config, config_path, loop, session)
+            await app.start(listener, admin_listener)
+            app.watch_signals()
+            gc.collect()
+            gc.freeze()
+            on_ready(ReadyInfo(_url(listener), _url(admin_listener), app.replicas))
+            await app.until_stopped(on_draining)
+    return 0
+
+
+class App:
+    """One running gateway: its parts, and what signals do to them."""
+
+    def __init__(
+        self, config: Config, config_path: Path | None, loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession
+    ) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._loop = loop
+        limits = QueueLimits(config.queue.max_requests, config.queue.max_wait_s)
+        scheduler: Scheduler[Exchange] = Scheduler(_policy(config), config.policy.name, limits, Random())
+        self.metrics = Metrics()
+        carrier = Carrier(scheduler, self.metrics, loop.time)
+        pool = Pool(loop, config.timeouts.connect_s)
+        self.gateway = Gateway(config, carrier, self.metrics, pool, loop)
+        self.poller = Poller(
+            lambda replica: OllamaProbe(session, replica),
+            self.gateway,
+            loop.time,
+            Random(),
+            config.probes.ollama_interval_s,
+        )
+        self.gateway.poller = self.poller
+        carrier.suspect = self.poller.kick
+        carrier.refresh_tags = self._refresh_tags
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._admin: web.AppRunner | None = None
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        return tuple(each.to_replica() for each in self._config.replicas)
+
+    def _refresh_tags(self) -> None:
+        self.gateway.spawn(self.poller.refresh(tags=True, ps=False, deadline_s=self._config.timeouts.connect_s))
+
+    async def start(self, listener: socket.socket, admin_listener: socket.socket) -> None:
+        """Listen on both ports and begin to poll."""
+        self._apply(self._config, listener)
+        admin = make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts)
+        self._admin = web.AppRunner(admin, access_log=None, handle_signals=False)
+        await self._admin.setup()
+        await web.SockSite(self._admin, admin_listener).start()
+        self._server = await self._loop.create_server(
+            lambda: ClientConnection(self.gateway), sock=listener, backlog=_BACKLOG
+        )
+        self.gateway.spawn(self.gateway.keep_time())
+
+    def _apply(self, config: Config, listener: socket.socket | None = None) -> None:
+        if listener is not None:
+            self._on_loopback = ip_address(listener.getsockname()[0]).is_loopback
+        self.gateway.use(config, on_loopback=self._on_loopback)
+        self.gateway.carrier.apply(self.gateway.carrier.scheduler.set_replicas(self.replicas, self._loop.time()))
+        self.gateway.pool.keep_only(self.replicas)
+        self.poller.set_replicas(self.replicas)
+
+    # -- signals
+
+    def watch_signals(self) -> None:
+        self._loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self._loop.add_signal_handler(signal.SIGINT, self.stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def stop(self) -> None:
+        """First: let running streams finish. Second: now."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Read the configuration again; a bad file changes nothing."""
+        if self._config_path is None:
+            log.warning('reload_refused reason="there is no configuration file"')
+            return
+        try:
+            config = load_config(self._config_path)
+            policy = _policy(config)
+        except OperatorError as error:
+            self.metrics.reloaded(ok=False)
+            log.error('reload_refused reason="the old configuration stays" error="%s"', error)
+            return
+        before, self._config = self._config, config
+        scheduler = self.gateway.carrier.scheduler
+        scheduler.set_policy(policy, config.policy.name)
+        limits = QueueLimits(config.queue.max_requests, config.queue.max_wait_s)
+        self.gateway.carrier.apply(scheduler.set_limits(limits, self._loop.time()))
+        self._apply(config)
+        self.metrics.reloaded(ok=True)
+        changes = diff_config(before, config)
+        log.info("reloaded changes=%d", len(changes))
+        for change in changes:
+            log.info("reloaded_change %s", change)
+
+    # -- the end
+
+    async def until_stopped(self, on_draining: Callable[[int, float], None]) -> None:
+        """Wait for a signal, drain, and end everything that was started."""
+        await self._stop.wait()
+        gateway = self.gateway
+        if self._server is not None:
+            self._server.close()
+        gateway.drain()
+        drain_s = self._config.timeouts.drain_s
+        if gateway.busy:
+            on_draining(gateway.busy, drain_s)
+        log.info("draining requests=%d drain_s=%g", gateway.busy, drain_s)
+        await self._drained(drain_s)
+        left = gateway.busy
+        if left:
+            log.warning("stopping_with_requests requests=%d", left)
+        await gateway.close()
+        await self.poller.close()
+        if self._admin is not None:
+            await self._admin.cleanup()
+        log.info("stopped cut=%d", left)
+
+    async def _drained(self, drain_s: float) -> None:
+        try:
+            async with asyncio.timeout(drain_s):
+                while self.gateway.busy and not self._stop_now.is_set():
+                    try:
+                        async with asyncio.timeout(0.05):
+                            await self._stop_now.wait()
+                    except TimeoutError:
+                        continue
+        except TimeoutError:
+            return
+
+
+def _policy(config: Config) -> Policy:
+    return make_policy(config.policy.name, config.policy.path, config.policy.options)
+
+
+@contextmanager
+def _listening(address: Address) -> Iterator[socket.socket]:
+    """A listening socket on ``address``. Raises OperatorError, naming the address and what to do."""
+    listener: socket.socket | None = None
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, where = found[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _keep_alive(listener)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise explain_listen_error(error, address.host, address.port) from error
+    with listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def _keep_alive(listener: socket.socket) -> None:
+    """Accepted connections inherit these: a client that vanished without a word is noticed all the same."""
+    idle_s, between_s, probes = _KEEPALIVE_S
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", idle_s), ("TCP_KEEPINTVL", between_s), ("TCP_KEEPCNT", probes)):
+        option = getattr(socket, name, None)  # not on every platform
+        if option is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{Address(host, port)}"
+
+
+def _raise_file_limit() -> None:
+    """Two descriptors per stream: take as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

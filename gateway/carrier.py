@@ -1,0 +1,108 @@
+"""Carries out what the scheduler decides: the only place where its effects meet connections, metrics and the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from corral.errors import Fault
+from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, RefreshTags, Refuse, Send
+from corral.gateway.schedule.scheduler import Scheduler
+from corral.gateway.serve.metrics import Metrics
+from corral.gateway.wire.exchange import Exchange
+from corral.model import Health
+
+log: Final = logging.getLogger("corral.gateway")
+
+Clock = Callable[[], float]
+
+
+class Carrier:
+    """Between the exchanges, which happen, and the scheduler, which decides."""
+
+    def __init__(self, scheduler: Scheduler[Exchange], metrics: Metrics, clock: Clock) -> None:
+        self.scheduler = scheduler
+        self._metrics = metrics
+        self._clock = clock
+        self.refresh_tags: Callable[[], None] = lambda: None
+        """Asks the poller to read every replica's models now."""
+        self.suspect: Callable[[str], None] = lambda replica_id: None
+        """Asks the poller to probe a replica that just failed a request."""
+
+    # -- events of an exchange
+
+    def submit(self, exchange: Exchange) -> None:
+        self.apply(self.scheduler.submit(exchange, exchange.arrived_at_s))
+
+    def cancel(self, exchange: Exchange) -> None:
+        self.scheduler.cancel(exchange)
+
+    def first_byte(self, exchange: Exchange) -> None:
+        self.scheduler.first_byte(exchange, self._clock())
+
+    def finished(self, exchange: Exchange, *, ok: bool) -> None:
+        """The response ended; ``ok=False``: it broke after its first byte, or must not be repeated."""
+        self.apply(self.scheduler.finish(exchange, self._clock(), ok=ok))
+
+    def spared(self, exchange: Exchange) -> None:
+        """The client left after its request was sent: nobody is to blame."""
+        self.apply(self.scheduler.spared(exchange, self._clock()))
+
+    def failed(self, exchange: Exchange, fault: Fault) -> None:
+        """An attempt failed before its first byte: the scheduler sends it elsewhere, or refuses it."""
+        self._metrics.retried(fault)
+        if fault is not Fault.STALE and exchange.lease is not None:
+            self.suspect(exchange.lease.replica.id)
+        self.apply(self.scheduler.failed(exchange, fault, self._clock()))
+
+    def record(
+        self, exchange: Exchange, outcome: str, *, lines: int, prompt_tokens: int | None, output_tokens: int | None
+    ) -> None:
+        """Count a request that ended."""
+        now_s = self._clock()
+        arrived_s = exchange.arrived_at_s
+        sent_s, first_s = exchange.sent_at_s, exchange.first_byte_at_s
+        self._metrics.request_done(
+            exchange.route.label,
+            exchange.request.model,
+            exchange.decision.replica_id if exchange.decision is not None else None,
+            outcome,
+            queue_s=(sent_s if sent_s is not None else now_s) - arrived_s,
+            first_byte_s=first_s - arrived_s if first_s is not None else None,
+            total_s=now_s - arrived_s,
+            lines=lines,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+        )
+
+    # -- effects
+
+    def apply(self, effects: Iterable[Effect[Exchange]]) -> None:
+        """Carry out ``effects`` in order."""
+        for effect in effects:
+            match effect:
+                case Send(ticket, lease, decision):
+                    self._metrics.decided(decision.replica_id, decision.reason)
+                    ticket.send(lease)
+                case Refuse(ticket, refusal, retry_after_s):
+                    self._metrics.refused(refusal)
+                    ticket.refuse(refusal, retry_after_s)
+                case Interrupt(ticket, fault):
+                    ticket.interrupt(fault)
+                case RefreshTags():
+                    self.refresh_tags()
+                case HealthChanged():
+                    self._health_changed(effect)
+
+    def _health_changed(self, change: HealthChanged) -> None:
+        self._metrics.health_changed(change.replica_id, change.after)
+        level = logging.WARNING if change.after in (Health.DOWN, Health.EJECTED) else logging.INFO
+        log.log(
+            level,
+            'replica_health replica=%s before=%s after=%s reason="%s"',
+            change.replica_id,
+            change.before.value,
+            change.after.value,
+            change.reason,
+        )

@@ -1,0 +1,212 @@
+"""The gateway as one object: what every client connection shares, and what happens as time passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from corral import __version__
+from corral.gateway.carrier import Carrier
+from corral.gateway.config import Config
+from corral.gateway.serve.metrics import Metrics
+from corral.gateway.serve.pages import page
+from corral.gateway.serve.poller import Poller
+from corral.gateway.wire.browser import BrowserRules
+from corral.gateway.wire.client import ClientConnection, State
+from corral.gateway.wire.exchange import Exchange
+from corral.gateway.wire.pool import Pool
+from corral.gateway.wire.routes import Route
+from corral.model import Health, OllamaSample, ProbeResult, Snapshot
+
+log: Final = logging.getLogger("corral.gateway")
+
+_TICK_S: Final = 0.25
+_SWEEP_TICKS: Final = 20
+"""Ticks between two looks at idle connections."""
+
+
+class Gateway:
+    """Shared by all client connections. Built by ``app.py``, which also gives it its poller and listeners."""
+
+    def __init__(
+        self, config: Config, carrier: Carrier, metrics: Metrics, pool: Pool, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.carrier = carrier
+        self.metrics = metrics
+        self.pool = pool
+        self.loop = loop
+        self.clock: Callable[[], float] = loop.time
+        self.connections: set[ClientConnection] = set()
+        self.slow: set[ClientConnection] = set()
+        """Connections with a deadline: half a head, half a body, or a lingering close."""
+        self.draining = False
+        self.poller: Poller | None = None
+        self.version = __version__
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._run_id = os.urandom(4).hex()
+        self._requests = 0
+        self._ticks = 0
+        self._silent_s: dict[Exchange, tuple[int, float]] = {}
+        self._reads_seen: dict[str, int] = {}
+        self.use(config, on_loopback=True)
+
+    def use(self, config: Config, *, on_loopback: bool) -> None:
+        """Take the values of ``config`` that apply at once."""
+        self.limits = config.limits
+        self.timeouts = config.timeouts
+        self.pool.connect_s = config.timeouts.connect_s
+        self.rules = BrowserRules(on_loopback=on_loopback, hosts=config.hosts, origins=config.origins)
+
+    def new_request_id(self) -> bytes:
+        self._requests += 1
+        return b"%b-%x" % (self._run_id.encode(), self._requests)
+
+    # -- control (the admin port's side)
+
+    def snapshot(self) -> Snapshot:
+        return self.carrier.scheduler.snapshot(self.clock())
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a request could be served now, and why not."""
+        if self.draining:
+            return False, "draining"
+        replicas = self.snapshot().replicas
+        if any(replica.enabled and replica.health in (Health.UP, Health.EJECTED) for replica in replicas):
+            return True, "ready"
+        return False, "no replica is up and enabled"
+
+    def set_enabled(self, replica_id: str, enabled: bool) -> None:
+        """Drain (False) or resume a replica. Raises CorralError for an unknown id."""
+        self.carrier.apply(self.carrier.scheduler.set_enabled(replica_id, enabled, self.clock()))
+        log.info("replica_%s replica=%s", "resumed" if enabled else "drained", replica_id)
+
+    # -- pages the gateway answers itself
+
+    def start_view(self, client: ClientConnection, route: Route) -> asyncio.Task[None]:
+        """Make the page for ``client``; it gets ``view_ready``."""
+        return self.spawn(page(self, client, route))
+
+    def spawn(self, coroutine: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task_failed", exc_info=task.exception())
+
+    def metrics_for_bad_request(self, status: int) -> None:
+        self.metrics.request_done(
+            "bad_request",
+            None,
+            None,
+            f"error_{status // 100}xx",
+            queue_s=0.0,
+            first_byte_s=None,
+            total_s=0.0,
+            lines=0,
+            prompt_tokens=None,
+            output_tokens=None,
+        )
+
+    # -- the poller's feed
+
+    def probed(self, replica_id: str, result: ProbeResult) -> None:
+        scheduler = self.carrier.scheduler
+        if result is not ProbeResult.ANSWERED:
+            self._note_progress(replica_id)
+        self.carrier.apply(scheduler.probed(replica_id, result, self.clock()))
+
+    def sampled(self, sample: OllamaSample) -> None:
+        if sample.installed is not None:
+            self.metrics.know_models(model.name for model in sample.installed)
+        self.carrier.apply(self.carrier.scheduler.sampled(sample, self.clock()))
+
+    def probe_seconds(self, replica_id: str, part: str, seconds: float, ok: bool) -> None:
+        self.metrics.probe(replica_id, part, seconds, ok)
+
+    def _note_progress(self, replica_id: str) -> None:
+        """Bytes that flowed since the last look: a replica too busy for its probe is not a dead one."""
+        reads = sum(
+            connection.reads
+            for connection in self.pool.active
+            if connection.exchange is not None and _replica_of(connection.exchange) == replica_id
+        )
+        if reads > self._reads_seen.get(replica_id, 0):
+            self.carrier.scheduler.progress(replica_id, self.clock())
+        self._reads_seen[replica_id] = reads
+
+    # -- time
+
+    async def keep_time(self) -> None:
+        """Every quarter of a second: deadlines of waiting requests, slow clients and stalled streams."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        now_s = self.clock()
+        self._ticks += 1
+        self.carrier.apply(self.carrier.scheduler.tick(now_s))
+        for client in [client for client in self.slow if client.deadline_s <= now_s]:
+            client.too_slow()
+        if self._ticks % 4 == 0:
+            self._break_stalled(now_s)
+        if self._ticks % _SWEEP_TICKS == 0:
+            self.pool.sweep(now_s)
+            self._close_idle(now_s - self.timeouts.idle_s)
+
+    def _break_stalled(self, now_s: float) -> None:
+        """End committed streams of a replica that is down and has been silent: it hangs, it is not slow."""
+        down = {state.id for state in self.snapshot().replicas if state.health is Health.DOWN}
+        silent: dict[Exchange, tuple[int, float]] = {}
+        for connection in list(self.pool.active) if down else ():
+            exchange = connection.exchange
+            if exchange is None or _replica_of(exchange) not in down or connection.paused:
+                continue
+            reads, since_s = self._silent_s.get(exchange, (-1, now_s))
+            silent[exchange] = (connection.reads, since_s if reads == connection.reads else now_s)
+            if now_s - silent[exchange][1] >= self.timeouts.stall_s:
+                exchange.break_off()
+        self._silent_s = silent
+
+    def _close_idle(self, before_s: float) -> None:
+        for client in list(self.connections):
+            if client.is_idle and client.idle_since_s <= before_s and client.transport is not None:
+                client.transport.close()
+
+    # -- the end
+
+    def drain(self) -> None:
+        """Close idle connections; the others close with their response."""
+        self.draining = True
+        self._close_idle(self.clock())
+
+    @property
+    def busy(self) -> int:
+        """Client connections with a request under way."""
+        return sum(client.state in (State.BUSY, State.STREAM, State.BODY) for client in self.connections)
+
+    async def close(self) -> None:
+        """Cut whatever is still running, visibly, and end every connection."""
+        self.carrier.apply(self.carrier.scheduler.stop(self.clock()))
+        for connection in list(self.pool.active):
+            if connection.exchange is not None:
+                connection.exchange.break_off()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.close()
+        await asyncio.sleep(0)  # one turn, so that last words are written
+        for client in list(self.connections):
+            if client.transport is not None:
+                client.transport.abort()
+
+
+def _replica_of(exchange: Exchange) -> str | None:
+    return exchange.lease.replica.id if exchange.lease is not None else None

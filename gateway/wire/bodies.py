@@ -1,0 +1,264 @@
+"""Message bodies on the wire: where they end, what of them may be forwarded now, and the last line of a stream.
+
+Theory of operation. Each body class takes the bytes as they were read (``feed``) and returns those that may be
+forwarded. A chunked body returns *whole chunks only* (unless one is larger than HOLD_BYTES), because Ollama writes one
+line per chunk: a stream that breaks then always stops between two lines, where an error line of its dialect fits. The
+last chunk (size 0) is never returned: whether a stream may end cleanly is decided by its reader. Framing errors raise
+``ValueError``: the reader knows whose fault they are.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from corral.gateway.wire.grammar import CHUNK_SIZE_LINE, TRAILERS
+
+HOLD_BYTES: Final = 64 * 1024
+"""An incomplete chunk up to this size waits for its rest; a larger one is forwarded as it comes."""
+TAIL_BYTES: Final = 1024 * 1024
+"""How much of the end of a body is kept to read its final line (a ``context`` array can be long)."""
+_TRAILER_BYTES: Final = 8 * 1024
+_SIZE_LINE_BYTES: Final = 280
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def chunk(payload: bytes) -> bytes:
+    """``payload`` framed as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+class Body(Protocol):
+    """One message body being read."""
+
+    ended: bool
+    lines: int
+    """Line feeds forwarded so far."""
+    intact: bool
+    """False while a chunk was forwarded in part: nothing can be put in between."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what was read; return what may be forwarded. Raises ValueError on malformed framing."""
+
+    def eof(self) -> bool:
+        """The connection ended: whether the body is complete."""
+
+    def leftover(self) -> bytes:
+        """Bytes read behind the end of the body."""
+
+    def tail(self) -> bytes:
+        """The end of the payload: at least its final line, unless that is longer than TAIL_BYTES."""
+
+
+class ChunkedBody:
+    """``Transfer-Encoding: chunked``; with ``framed=False`` only the payload is returned."""
+
+    __slots__ = ("_framed", "_held", "_rest", "_tail", "_want", "ended", "intact", "lines")
+
+    def __init__(self, *, framed: bool = True) -> None:
+        self._framed = framed
+        self._held = b""
+        self._want = 0
+        """Bytes the held chunk needs before looking at it again is worth it."""
+        self._rest = 0
+        """Bytes (payload and CRLF) still to come of a chunk that is passed through in parts."""
+        self._tail: bytes | list[bytes] = b""
+        self.ended = False
+        self.lines = 0
+        self.intact = True
+
+    def feed(self, data: bytes) -> bytes:
+        if not self._held and not self._rest:
+            # The one case that matters for speed: one read is exactly one chunk.
+            match = CHUNK_SIZE_LINE.match(data)
+            if match is not None and self._framed:
+                size = int(match[1], 16)
+                if size and match.end() + size + 2 == len(data) and data.endswith(b"\r\n"):
+                    self.lines += data.count(b"\n", match.end()) - 1
+                    self._tail = data
+                    return data
+        return self._feed_slowly(data)
+
+    def _feed_slowly(self, data: bytes) -> bytes:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if len(data) < self._want:
+            self._held = data
+            return b""
+        self._want = 0
+        out: list[bytes] = []
+        position = 0
+        while position < len(data) and not self.ended:
+            step = self._continue_large(data, position, out) if self._rest else self._next_chunk(data, position, out)
+            if step == position:
+                break
+            position = step
+        if position < len(data):
+            self._held = data[position:]
+        forward = b"".join(out)
+        if forward:
+            self._note(forward)
+        return forward
+
+    def _next_chunk(self, data: bytes, start: int, out: list[bytes]) -> int:
+        """Take the chunk at ``start``; returns where the next begins, or ``start`` when more bytes are needed."""
+        match = CHUNK_SIZE_LINE.match(data, start)
+        if match is None:
+            _check_partial_size_line(data[start : start + _SIZE_LINE_BYTES])
+            return start
+        size = int(match[1], 16)
+        if size == 0:
+            return self._end(data, start, match.end())
+        end = match.end() + size + 2
+        if end > len(data):
+            if size <= HOLD_BYTES:
+                self._want = end - start
+                return start
+            self._rest = size + 2
+            self.intact = False
+            if self._framed:
+                out.append(data[start : match.end()])
+            return match.end()
+        if data[end - 2 : end] != b"\r\n":
+            raise ValueError("chunk without its CRLF")
+        out.append(data[start:end] if self._framed else data[match.end() : end - 2])
+        if self._framed:
+            self.lines -= 2
+        return end
+
+    def _continue_large(self, data: bytes, start: int, out: list[bytes]) -> int:
+        end = min(len(data), start + self._rest)
+        piece = data[start:end]
+        closing = min(2, self._rest)  # how many of the CRLF's bytes are still to come
+        payload = piece[: max(0, self._rest - closing)] if self._rest > 2 else b""
+        crlf = piece[len(payload) :]
+        expected = b"\r\n" if self._rest >= 2 else b"\n"
+        if crlf and not expected.startswith(crlf):
+            raise ValueError("chunk without its CRLF")
+        self._rest -= len(piece)
+        if self._rest == 0:
+            self.intact = True
+            self.lines -= 2 if self._framed else 0
+        out.append(piece if self._framed else payload)
+        return end
+
+    def _end(self, data: bytes, start: int, trailers: int) -> int:
+        match = TRAILERS.match(data, trailers)
+        if match is None:
+            if len(data) - trailers > _TRAILER_BYTES:
+                raise ValueError("trailers too large")
+            _check_partial_trailers(data[trailers:])
+            return start
+        self.ended = True
+        return match.end()
+
+    def _note(self, forward: bytes) -> None:
+        self.lines += forward.count(b"\n")
+        if self.intact and not isinstance(self._tail, list):
+            self._tail = forward
+            return
+        # A large chunk comes in parts: its end, and with it the final line, is spread over several reads.
+        parts = self._tail if isinstance(self._tail, list) else []
+        parts.append(forward)
+        while sum(map(len, parts)) > TAIL_BYTES and len(parts) > 1:
+            parts.pop(0)
+        self._tail = parts
+
+    def eof(self) -> bool:
+        return self.ended
+
+    def leftover(self) -> bytes:
+        return self._held if self.ended else b""
+
+    def tail(self) -> bytes:
+        raw = b"".join(self._tail) if isinstance(self._tail, list) else self._tail
+        if not self._framed:
+            return raw
+        payload: list[bytes] = []
+        position = 0
+        while (match := CHUNK_SIZE_LINE.match(raw, position)) is not None:
+            end = match.end() + int(match[1], 16)
+            payload.append(raw[match.end() : end])
+            position = end + 2
+        return b"".join(payload) or raw
+
+
+class CountedBody:
+    """``Content-Length``."""
+
+    __slots__ = ("_rest", "_surplus", "_tail", "ended", "intact", "lines")
+
+    def __init__(self, length: int) -> None:
+        self._rest = length
+        self._surplus = b""
+        self._tail: list[bytes] = []
+        self.ended = length == 0
+        self.lines = 0
+        self.intact = True
+
+    def feed(self, data: bytes) -> bytes:
+        if len(data) > self._rest:
+            self._surplus += data[self._rest :]
+            data = data[: self._rest]
+        self._rest -= len(data)
+        self.intact = False
+        if self._rest == 0:
+            self.ended = True
+        self._tail.append(data)
+        if len(self._tail) > 1 and sum(map(len, self._tail[1:])) > HOLD_BYTES:
+            self._tail.pop(0)
+        return data
+
+    def eof(self) -> bool:
+        return self.ended
+
+    def leftover(self) -> bytes:
+        return self._surplus
+
+    def tail(self) -> bytes:
+        return b"".join(self._tail)
+
+
+class UntilCloseBody:
+    """Neither length nor chunks: the body ends with the connection."""
+
+    __slots__ = ("_tail", "ended", "intact", "lines")
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self.ended = False
+        self.lines = 0
+        self.intact = True
+
+    def feed(self, data: bytes) -> bytes:
+        self.lines += data.count(b"\n")
+        self._tail = (self._tail + data)[-HOLD_BYTES:]
+        return data
+
+    def eof(self) -> bool:
+        return True
+
+    def leftover(self) -> bytes:
+        return b""
+
+    def tail(self) -> bytes:
+        return self._tail
+
+
+def _check_partial_size_line(line: bytes) -> None:
+    """Refuse at once what can never become a size line; a hostile peer shall not make us wait for it."""
+    digits = line.partition(b";")[0].rstrip(b"\r\n")
+    if b"\n" in line or len(line) >= _SIZE_LINE_BYTES:
+        raise ValueError("malformed chunk size")
+    if len(digits) > 15 or (digits and not all(byte in b"0123456789abcdefABCDEF" for byte in digits)):
+        raise ValueError("malformed chunk size")
+    if line[:1] in (b";", b"\r"):
+        raise ValueError("malformed chunk size")
+
+
+def _check_partial_trailers(part: bytes) -> None:
+    """Everything up to the last complete line must already be trailer fields."""
+    complete = part[: part.rfind(b"\n") + 1]
+    if complete and TRAILERS.fullmatch(complete + b"\r\n") is None:
+        raise ValueError("malformed trailers")

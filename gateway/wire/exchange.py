@@ -1,0 +1,383 @@
+"""One request from its complete head to the end of its response: the life that docs/design.md tells step by step.
+
+States: QUEUED → SENT → COMMITTED → DONE, and back from SENT to QUEUED when an attempt failed before its first byte.
+Everything here runs in loop callbacks, never in a task: an open stream costs a few small objects and no coroutine.
+
+Rules of this file. Nothing is retried once COMMITTED. A lease is given back by exactly one of the carrier's
+``finished``, ``spared`` and ``failed``. After DONE no callback may touch the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from corral.errors import Fault, Refusal
+from corral.gateway.schedule.ticket import Lease, Ticket
+from corral.gateway.wire.bodies import HOLD_BYTES, LAST_CHUNK, Body, CountedBody, UntilCloseBody, chunk
+from corral.gateway.wire.dialect import Ending, error_body, read_ending, refusal_answer, stream_error
+from corral.gateway.wire.fields import route_request
+from corral.gateway.wire.reply import reply
+from corral.gateway.wire.request_head import RequestHead
+from corral.gateway.wire.response_head import ResponseHead
+from corral.gateway.wire.routes import Route
+from corral.model import RequestKind
+
+if TYPE_CHECKING:
+    from corral.gateway.wire.client import ClientConnection
+    from corral.gateway.wire.upstream import UpstreamConnection
+
+_CRASH_TEXTS: Final = (
+    b"model runner has unexpectedly stopped",
+    b"llama-server process has terminated",
+    b"an error was encountered while running the model",
+    b"error loading llama server",
+)
+_STREAM_TYPES: Final = (b"application/x-ndjson", b"text/event-stream")
+_BROKEN: Final = "the replica stopped in the middle of this answer"
+_NOT_REPEATABLE: Final = frozenset({RequestKind.STORE, RequestKind.BLOB})
+_WITHOUT_BODY: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
+
+
+def _discard(data: bytes) -> None:
+    """Where response bytes go while there is no answer to put them in."""
+
+
+class State(Enum):
+    """Where an exchange is in its life."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    COMMITTED = "committed"
+    DONE = "done"
+
+
+class Exchange(Ticket):
+    """A request, its lease while it has one, and the response on its way to the client."""
+
+    __slots__ = (
+        "_body",
+        "_held",
+        "_holding",
+        "_last_answer",
+        "_request_head",
+        "_response",
+        "client",
+        "first_byte_at_s",
+        "forward",
+        "head",
+        "http10",
+        "lines",
+        "method",
+        "reader",
+        "route",
+        "sent_at_s",
+        "state",
+        "upstream",
+    )
+
+    def __init__(
+        self, client: ClientConnection, head: RequestHead, route: Route, body: bytes | bytearray, now_s: float
+    ) -> None:
+        super().__init__(route_request(route, body, head.content_type, client.address), now_s)
+        self.client = client
+        self.head = head
+        self.method = head.method
+        self.http10 = head.http10
+        self.route = route
+        self.state = State.QUEUED
+        self.upstream: UpstreamConnection | None = None
+        self.reader: Body | None = None
+        """What follows the response's body, from its head on."""
+        self.forward: Callable[[bytes], None] = _discard
+        """Takes body bytes from the replica: held until the commit, then written to the client directly."""
+        self.sent_at_s: float | None = None
+        self.first_byte_at_s: float | None = None
+        self._body: bytes | bytearray = body
+        self._response: ResponseHead | None = None
+        self._held: list[bytes] = []
+        self._holding = False
+        self._last_answer: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.route.label} {self.request.model} {self.state.value}>"
+
+    # -- what the carrier asks of it
+
+    def send(self, lease: Lease) -> None:
+        """Send the request to the lease's replica, over an idle connection if there is one."""
+        gateway = self.client.gateway
+        self.state = State.SENT
+        self.sent_at_s = gateway.clock()
+        # A request that changes the store is sent once at most: a reused connection could leave open whether it was.
+        fresh = self.request.kind in _NOT_REPEATABLE
+        connection = None if fresh else gateway.pool.take(lease.replica)
+        if connection is not None:
+            self._begin(lease, connection)
+        else:
+            gateway.pool.connect(lease.replica, lambda made: self._connected(lease, made))
+
+    def refuse(self, refusal: Refusal, retry_after_s: int | None) -> None:
+        """Answer without a replica (or with what the last one said)."""
+        self.state = State.DONE
+        if self._last_answer is not None and refusal in (Refusal.EXHAUSTED, Refusal.NO_REPLICA):
+            self.client.finish_with(self._last_answer, keep_alive=self.head.keep_alive)
+            self._record("error_5xx")
+            return
+        status, message = refusal_answer(refusal)
+        if refusal is Refusal.EXHAUSTED and self.request.kind in _NOT_REPEATABLE:
+            message = "the replica's answer was lost; the request may or may not have been carried out"
+        headers = self._own_headers()
+        if retry_after_s is not None:
+            headers += b"Retry-After: %d\r\n" % retry_after_s
+        self._answer(status, error_body(self.route.dialect, status, message), headers)
+        self._record(f"refused_{refusal.name.lower()}")
+
+    def interrupt(self, fault: Fault) -> None:
+        """The replica went down while this waited for its first byte."""
+        if self.state is State.SENT:
+            self._drop_upstream()
+            self._fail(fault)
+
+    def break_off(self) -> None:
+        """End a committed stream whose replica hangs."""
+        if self.state is State.COMMITTED:
+            self._drop_upstream()
+            self._break()
+
+    def client_gone(self) -> None:
+        """The client left: stop the replica's work now."""
+        carrier = self.client.gateway.carrier
+        before, self.state = self.state, State.DONE
+        if before is State.QUEUED:
+            carrier.cancel(self)
+        elif before is not State.DONE:
+            self._drop_upstream()
+            carrier.spared(self)
+        if before is not State.DONE:
+            self._record("client_gone")
+
+    # -- the request on its way to the replica
+
+    def _connected(self, lease: Lease, connection: UpstreamConnection | None) -> None:
+        if self.lease is not lease or self.state is not State.SENT:  # the client left, or the replica went down
+            if connection is not None:
+                self.client.gateway.pool.put(connection)
+        elif connection is None:
+            self._fail(Fault.CONNECT)
+        else:
+            self._begin(lease, connection)
+
+    def _begin(self, lease: Lease, connection: UpstreamConnection) -> None:
+        self.upstream = connection
+        self._held = []
+        self.forward = self._hold
+        head = self.head
+        replica = lease.replica
+        if self.route.streams_body:
+            chunked = b"Transfer-Encoding: chunked\r\n" if head.chunked else b""
+            framing = chunked if head.content_length is None else b"Content-Length: %d\r\n" % head.content_length
+        elif self._body or head.method not in _WITHOUT_BODY:
+            framing = b"Content-Length: %d\r\n" % len(self._body)
+        else:
+            framing = b""
+        request = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (
+            head.method,
+            head.target,
+            replica_host(replica.host, replica.port),
+            head.forward,
+            framing,
+        )
+        connection.begin(self, request, self._body)
+        if self.route.streams_body:
+            self.client.resume_body()
+
+    # -- what the upstream connection reports
+
+    def upstream_answered(self, response: ResponseHead, reader: Body) -> None:
+        """A final response head was read."""
+        self._response = response
+        self.reader = reader
+        small = isinstance(reader, CountedBody) and (response.content_length or 0) <= HOLD_BYTES
+        # Held back until complete: answers that may mean "try another replica", and those that cost nothing to hold.
+        self._holding = small or response.status in (500, 503)
+
+    def upstream_ended(self) -> None:
+        """The response is complete as far as HTTP knows."""
+        response, reader, upstream = self._response, self.reader, self.upstream
+        assert response is not None
+        assert reader is not None
+        assert upstream is not None
+        if self.state is State.SENT:
+            fault = self._fault_in_answer(response)
+            if fault is not None:
+                self._last_answer = self._whole_answer(response, reader.tail())
+                self._release_upstream(upstream, response, reader)
+                self._fail(fault)
+                return
+            self._commit()
+        ending = read_ending(self.route.end, response.content_type, reader.tail())
+        self._release_upstream(upstream, response, reader)
+        if ending.complete or response.status != 200:
+            self._complete(response, ending)
+        else:
+            self._break()
+
+    def upstream_failed(self, fault: Fault) -> None:
+        """The connection broke, or what came is not HTTP."""
+        self._drop_upstream()
+        if self.state is State.COMMITTED:
+            self._break()
+        elif self.state is State.SENT:
+            self._fail(fault)
+
+    # -- before the first byte
+
+    def _hold(self, out: bytes) -> None:
+        self._held.append(out)
+        if not self._holding or sum(map(len, self._held)) > HOLD_BYTES:
+            self._commit()
+
+    def _commit(self) -> None:
+        """The first byte goes to the client: from now on nothing can be taken back."""
+        gateway = self.client.gateway
+        transport = self.client.transport
+        assert transport is not None
+        assert self._response is not None
+        gateway.carrier.first_byte(self)
+        self.state = State.COMMITTED
+        self.first_byte_at_s = gateway.clock()
+        head = self._response_head(self._response, keep=self._may_keep())
+        self._held.insert(0, head)
+        transport.write(b"".join(self._held))
+        self.forward = transport.write
+        self._held = []
+        self._body = b""
+        self.head.forward = b""
+
+    def _fail(self, fault: Fault) -> None:
+        """One attempt failed before its first byte: the scheduler sends it elsewhere, or refuses it."""
+        self.state = State.QUEUED
+        self.forward = _discard
+        self._response = None
+        self.reader = None
+        self.replayable = not self.client.body_started
+        self.client.gateway.carrier.failed(self, fault)
+
+    def _fault_in_answer(self, response: ResponseHead) -> Fault | None:
+        if response.status == 503:
+            return Fault.BUSY
+        if response.status == 500:
+            said = b"".join(self._held)
+            if any(text in said for text in _CRASH_TEXTS):
+                return Fault.CRASHED
+        return None
+
+    # -- the end
+
+    def _complete(self, response: ResponseHead, ending: Ending) -> None:
+        if self._chunked():
+            self.forward(LAST_CHUNK)
+        keep = self._may_keep()
+        self._done("ok" if response.status < 400 else f"error_{response.status // 100}xx", ok=True, ending=ending)
+        self.client.response_done(keep_alive=keep)
+
+    def _break(self) -> None:
+        """The stream ended without being complete: say so in its dialect, or leave it visibly cut."""
+        response, reader, client = self._response, self.reader, self.client
+        assert response is not None
+        assert reader is not None
+        self._done("broken", ok=False, ending=None)
+        if response.content_type in _STREAM_TYPES and reader.intact:
+            mid_line = not reader.tail().endswith(b"\n")
+            error = stream_error(self.route.dialect, response.content_type, _BROKEN, mid_line=mid_line)
+            self.forward(chunk(error) + LAST_CHUNK if self._chunked() else error)
+            client.close_after_response()
+        elif self._chunked() or response.content_length is not None:
+            client.close_after_response()  # without last chunk or with bytes missing: no client takes it for complete
+        else:
+            client.reset()
+
+    def _done(self, outcome: str, *, ok: bool, ending: Ending | None) -> None:
+        self.state = State.DONE
+        self.client.gateway.carrier.finished(self, ok=ok)
+        self._record(outcome, ending)
+
+    def _record(self, outcome: str, ending: Ending | None = None) -> None:
+        self.client.gateway.carrier.record(
+            self,
+            outcome,
+            lines=self.reader.lines if self.reader is not None else 0,
+            prompt_tokens=ending.prompt_tokens if ending is not None else None,
+            output_tokens=ending.output_tokens if ending is not None else None,
+        )
+
+    # -- connections
+
+    def _release_upstream(self, upstream: UpstreamConnection, response: ResponseHead, reader: Body) -> None:
+        self.upstream = None
+        clean = response.keep_alive and not reader.leftover() and not isinstance(reader, UntilCloseBody)
+        upstream.release(reusable=clean and not self.client.body_unfinished())
+
+    def _drop_upstream(self) -> None:
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.abort()
+            if self.state is not State.COMMITTED:
+                self.forward = _discard
+
+    # -- heads
+
+    def _chunked(self) -> bool:
+        """Whether the response to the client is chunked (an HTTP/1.0 client gets the bare payload until the close)."""
+        return self._response is not None and self._response.chunked and not self.http10 and self.method != b"HEAD"
+
+    def _may_keep(self) -> bool:
+        response = self._response
+        delimited = response is not None and (
+            response.chunked or response.content_length is not None or response.has_no_body(self.method)
+        )
+        return self.head.keep_alive and delimited and not self.client.gateway.draining
+
+    def _response_head(self, response: ResponseHead, *, keep: bool) -> bytes:
+        if self._chunked():
+            framing = b"Transfer-Encoding: chunked\r\n"
+        elif response.content_length is not None:
+            framing = b"Content-Length: %d\r\n" % response.content_length
+        else:
+            framing = b""
+        return self._head_lines(response, framing, keep=keep)
+
+    def _whole_answer(self, response: ResponseHead, payload: bytes) -> bytes:
+        """``response`` with a body that was held back, to be sent later if no other replica does better."""
+        return self._head_lines(response, b"Content-Length: %d\r\n" % len(payload), keep=self.head.keep_alive) + payload
+
+    def _head_lines(self, response: ResponseHead, framing: bytes, *, keep: bool) -> bytes:
+        return b"HTTP/1.1 %d%b\r\n%b%b%b%b\r\n" % (
+            response.status,
+            response.reason,
+            response.forward,
+            framing,
+            self._own_headers(),
+            b"" if keep else b"Connection: close\r\n",
+        )
+
+    def _own_headers(self) -> bytes:
+        replica = b"x-corral-replica: %b\r\n" % self.lease.replica.id.encode() if self.lease is not None else b""
+        return b"%bx-request-id: %b\r\n%b" % (
+            replica,
+            self.head.request_id or b"-",
+            self.client.cors_headers(self.head),
+        )
+
+    def _answer(self, status: int, body: bytes, headers: bytes) -> None:
+        unread = self.client.body_unfinished()
+        keep = self.head.keep_alive and not unread and not self.client.gateway.draining
+        answer = reply(status, body, headers=headers, close=not keep, head_only=self.method == b"HEAD")
+        self.client.finish_with(answer, keep_alive=keep)
+
+
+def replica_host(host: str, port: int) -> bytes:
+    """The Host header of a replica."""
+    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()

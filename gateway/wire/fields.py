@@ -1,0 +1,95 @@
+"""What routing needs from a request body: the model and the options that make Ollama reload it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+import msgspec
+
+from corral.gateway.wire.routes import Route
+from corral.model import RequestKind, RouteRequest, is_cloud_model, normalise_model
+
+_SLOW_PATH_BYTES: Final = 256 * 1024
+_MODEL_BYTES: Final = 512
+_Number = int | float | None
+
+
+class _Options(msgspec.Struct):
+    num_ctx: _Number = None
+    num_batch: _Number = None
+    num_gpu: _Number = None
+    main_gpu: _Number = None
+    use_mmap: bool | None = None
+    num_thread: _Number = None
+    draft_num_predict: _Number = None
+
+
+class _Fields(msgspec.Struct):
+    model: str | None = None
+    name: str | None = None
+    options: _Options | None = None
+    shift: bool | None = None
+
+
+_decode = msgspec.json.Decoder(_Fields).decode
+
+
+def route_request(route: Route, body: bytes | bytearray, content_type: bytes, tenant: str) -> RouteRequest:
+    """Read ``body`` as far as routing needs it. One that cannot be read routes without a model: Ollama answers 400."""
+    fields = _fields_of(route, body, content_type)
+    name = (fields.model or fields.name) if fields is not None else None
+    infers = route.kind is RequestKind.INFERENCE
+    if fields is None or not name or len(name) > _MODEL_BYTES:
+        return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant)
+    model = normalise_model(name)
+    kind = RequestKind.CLOUD if infers and is_cloud_model(model) else route.kind
+    return RouteRequest(kind, model, _signature(fields), len(body), tenant)
+
+
+def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> _Fields | None:
+    if route.multipart:
+        return _multipart_fields(body, content_type)
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, ValueError):
+        return _read_leniently(body)
+
+
+def _read_leniently(body: bytes | bytearray) -> _Fields | None:
+    """Go's decoder takes what msgspec refuses (invalid UTF-8, odd option types): the model is still the model."""
+    if len(body) > _SLOW_PATH_BYTES:
+        return None
+    try:
+        value = json.loads(body.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    # encoding/json matches field names without regard to case; the last one wins.
+    folded = {str(key).lower(): each for key, each in value.items()}
+    model, name = folded.get("model"), folded.get("name")
+    return _Fields(model=model if isinstance(model, str) else None, name=name if isinstance(name, str) else None)
+
+
+def _signature(fields: _Fields) -> str:
+    options = fields.options
+    if options is None and fields.shift is None:
+        return ""
+    given = [] if options is None else [(name, getattr(options, name)) for name in options.__struct_fields__]
+    given.append(("shift", fields.shift))
+    return ",".join(f"{name}={value:g}" for name, value in given if value is not None)
+
+
+_MULTIPART_MODEL: Final = re.compile(
+    rb'\r\ncontent-disposition:[^\r\n]*;[ \t]*name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n',
+    re.IGNORECASE,
+)
+
+
+def _multipart_fields(body: bytes | bytearray, content_type: bytes) -> _Fields | None:
+    if not content_type.lower().startswith(b"multipart/form-data"):
+        return None
+    match = _MULTIPART_MODEL.search(body)
+    return _Fields(model=match[1].decode("utf-8", "replace")) if match is not None else None

@@ -1,0 +1,97 @@
+"""Ollama's routes as far as the gateway treats them apart; every other method and path passes through as OTHER."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from corral.gateway.wire.dialect import Dialect, StreamEnd
+from corral.model import RequestKind
+
+
+class View(Enum):
+    """Pages the gateway answers itself, for all replicas together."""
+
+    ROOT = "root"
+    TAGS = "tags"
+    PS = "ps"
+    VERSION = "version"
+    MODELS = "models"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one route is treated."""
+
+    label: str
+    """Its name in metrics: one of a small fixed set."""
+    kind: RequestKind
+    dialect: Dialect = Dialect.NATIVE
+    end: StreamEnd = StreamEnd.NONE
+    view: View | None = None
+    streams_body: bool = False
+    """The request body is passed on as it comes instead of being read first (blob uploads)."""
+    multipart: bool = False
+
+
+_I: Final = RequestKind.INFERENCE
+_S: Final = RequestKind.STORE
+_OA: Final = Dialect.OPENAI
+
+_EXACT: Final[dict[tuple[bytes, str], Route]] = {
+    (b"POST", "/api/chat"): Route("chat", _I, end=StreamEnd.DONE_TRUE),
+    (b"POST", "/api/generate"): Route("generate", _I, end=StreamEnd.DONE_TRUE),
+    (b"POST", "/api/embed"): Route("embed", _I),
+    (b"POST", "/api/embeddings"): Route("embed", _I),
+    (b"POST", "/v1/chat/completions"): Route("openai_chat", _I, _OA, StreamEnd.DONE_EVENT),
+    (b"POST", "/v1/completions"): Route("openai_completions", _I, _OA, StreamEnd.DONE_EVENT),
+    (b"POST", "/v1/embeddings"): Route("openai_embeddings", _I, _OA),
+    (b"POST", "/v1/responses"): Route("openai_responses", _I, _OA, StreamEnd.RESPONSE_EVENT),
+    (b"POST", "/v1/audio/transcriptions"): Route("openai_audio", _I, _OA, multipart=True),
+    (b"POST", "/v1/messages"): Route("anthropic_messages", _I, Dialect.ANTHROPIC, StreamEnd.MESSAGE_STOP),
+    (b"POST", "/api/show"): Route("show", RequestKind.SHOW),
+    (b"POST", "/api/pull"): Route("pull", _S, end=StreamEnd.SUCCESS),
+    (b"POST", "/api/push"): Route("push", _S, end=StreamEnd.SUCCESS),
+    (b"POST", "/api/create"): Route("create", _S, end=StreamEnd.SUCCESS),
+    (b"POST", "/api/copy"): Route("copy", _S),
+    (b"DELETE", "/api/delete"): Route("delete", _S),
+    **{
+        (method, path): Route(view.value, RequestKind.OTHER, dialect, view=view)
+        for method in (b"GET", b"HEAD")
+        for path, view, dialect in (
+            ("/", View.ROOT, Dialect.NATIVE),
+            ("/api/tags", View.TAGS, Dialect.NATIVE),
+            ("/api/ps", View.PS, Dialect.NATIVE),
+            ("/api/version", View.VERSION, Dialect.NATIVE),
+        )
+    },
+    (b"GET", "/v1/models"): Route("models", RequestKind.OTHER, _OA, view=View.MODELS),
+}
+_MODEL: Final = Route("model", RequestKind.OTHER, _OA, view=View.MODEL)
+_BLOB: Final = Route("blob", RequestKind.BLOB, streams_body=True)
+_OTHER: Final = {dialect: Route("other", RequestKind.OTHER, dialect) for dialect in Dialect}
+_MAY_INFER: Final = {dialect: Route("other", _I, dialect) for dialect in Dialect}
+
+
+def find_route(method: bytes, path: str) -> Route:
+    """The route of a request. A POST below ``/api`` or ``/v1`` that is not listed is inference if it names a model."""
+    route = _EXACT.get((method, path))
+    if route is not None:
+        return route
+    if method == b"GET" and path.startswith("/v1/models/"):
+        return _MODEL
+    if path.startswith("/api/blobs/"):
+        return _BLOB
+    dialect = dialect_of(path)
+    if method == b"POST" and path.startswith(("/v1/", "/api/")):
+        return _MAY_INFER[dialect]
+    return _OTHER[dialect]
+
+
+def dialect_of(path: str) -> Dialect:
+    """Whose error shape a path answers with."""
+    if path.startswith("/v1/messages"):
+        return Dialect.ANTHROPIC
+    return Dialect.OPENAI if path.startswith("/v1/") else Dialect.NATIVE
