@@ -16,8 +16,13 @@ from corral.probes.ollama import Miss, PsEntry, TagsEntry
 log = logging.getLogger(__name__)
 
 LIVENESS_SHARE = 0.8
-"""Of the interval: so that a replica frozen right after a good probe has failed two by 2.6 intervals."""
+"""A liveness probe may take this share of the interval."""
 MAX_LIVENESS_S = 1.0
+DOUBT_PROBES = 3
+"""So many failed probes in a row settle the matter; between the first and the last of them there is doubt."""
+DOUBT_SHARE = 0.55
+"""In doubt, of both the interval and what a probe may take: a replica that froze right after a good probe has failed
+three within 2.7 intervals."""
 PAGE_DEADLINE_S = 5.0
 """For tags and ps. Ollama answers ps late while it loads; waiting costs nothing, they hold up only themselves."""
 TAGS_EVERY = 5
@@ -139,6 +144,7 @@ class _Watch:
         self._interval_s = interval_s
         self._kicked = asyncio.Event()
         self._result: ProbeResult | None = None
+        self._misses = 0
         self._rounds = 0
         self._trouble: dict[str, str] = {}
 
@@ -146,6 +152,10 @@ class _Watch:
     def is_silent(self) -> bool:
         """Whether its last liveness probe failed (never probed is not silent)."""
         return self._result not in (None, ProbeResult.ANSWERED)
+
+    @property
+    def _in_doubt(self) -> bool:
+        return 0 < self._misses < DOUBT_PROBES
 
     def is_at(self, replica: Replica) -> bool:
         return (self.replica.host, self.replica.port) == (replica.host, replica.port)
@@ -171,6 +181,8 @@ class _Watch:
                 # Spread downwards only: jitter keeps replicas out of step and must not delay finding one dead.
                 due_s = began_s + self._interval_s * self._rng.uniform(0.9, 1.0)
             await self._guarded("version", self._read_scheduled if scheduled else self._read_liveness)
+            if self._in_doubt:
+                due_s = min(due_s, began_s + self._interval_s * DOUBT_SHARE)
             await asyncio.sleep(max(0.0, began_s + min(KICK_GAP_S, self._interval_s) - loop.time()))
             kicked = await self._kicked_before(due_s)
             scheduled = not kicked or loop.time() >= due_s
@@ -195,10 +207,12 @@ class _Watch:
 
     async def _read_liveness(self) -> Miss | None:
         began_s = self._clock()
-        result, version = await self._probe.liveness(min(self._interval_s * LIVENESS_SHARE, MAX_LIVENESS_S))
+        deadline_s = min(self._interval_s * LIVENESS_SHARE, MAX_LIVENESS_S) * (DOUBT_SHARE if self._in_doubt else 1.0)
+        result, version = await self._probe.liveness(deadline_s)
         answered = result is ProbeResult.ANSWERED
         appeared = answered and self._result is not ProbeResult.ANSWERED
         self._result = result
+        self._misses = 0 if answered else self._misses + 1
         self._feed.probe_seconds(self.replica.id, "version", self._clock() - began_s, answered)
         self._feed.probed(self.replica.id, result)
         if version is not None and version != self.pages.version:

@@ -111,7 +111,7 @@ def _line(answer: msgspec.Struct) -> bytes:
     return msgspec.json.encode(answer) + b"\n"  # Ollama's OpenAI pages end in a newline, its own do not
 
 
-_VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
+_VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?", re.ASCII)
 
 _Order = tuple[int, int, int, bool, tuple[tuple[int, str], ...]]
 
@@ -126,5 +126,5 @@ def _version_order(version: str) -> _Order | None:
 
 def _candidate_order(candidate: str) -> tuple[tuple[int, str], ...]:
     """``rc2`` before ``rc10``: runs of digits compare as numbers, and before letters."""
-    runs = re.findall(r"\d{1,9}|[A-Za-z]+", candidate)
+    runs = re.findall(r"[0-9]{1,9}|[A-Za-z]+", candidate)
     return tuple((int(run), "") if run.isdigit() else (10**9, run) for run in runs)
