@@ -3,8 +3,8 @@
 Theory of operation. Each body class takes the bytes as they were read (``feed``) and returns those that may be
 forwarded. A chunked body returns *whole chunks only* (unless one is larger than HOLD_BYTES), because Ollama writes one
 line per chunk: a stream that breaks then always stops between two lines, where an error line of its dialect fits. The
-last chunk (size 0) is never returned: whether a stream may end cleanly is decided by its reader. Framing errors raise
-``ValueError``: the reader knows whose fault they are.
+last chunk (size 0) is never returned: whether a stream may end cleanly is decided by its reader. A framing error ends
+the body as ``broken``, after what was well-formed before it has been returned.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ class Body(Protocol):
     """One message body being read."""
 
     ended: bool
+    """Complete, or broken: nothing more is returned."""
+    broken: str | None
+    """What is wrong with the framing, once something is."""
     lines: int
     """Line feeds forwarded so far."""
     intact: bool
     """False while a chunk was forwarded in part: nothing can be put in between."""
 
     def feed(self, data: bytes) -> bytes:
-        """Take what was read; return what may be forwarded. Raises ValueError on malformed framing."""
+        """Take what was read; return what may be forwarded."""
 
     def eof(self) -> bool:
         """The connection ended: whether the body is complete."""
@@ -53,7 +56,7 @@ class Body(Protocol):
 class ChunkedBody:
     """``Transfer-Encoding: chunked``; with ``framed=False`` only the payload is returned."""
 
-    __slots__ = ("_framed", "_held", "_rest", "_tail", "_want", "ended", "intact", "lines")
+    __slots__ = ("_framed", "_held", "_rest", "_tail", "_want", "broken", "ended", "intact", "lines")
 
     def __init__(self, *, framed: bool = True) -> None:
         self._framed = framed
@@ -64,6 +67,7 @@ class ChunkedBody:
         """Bytes (payload and CRLF) still to come of a chunk that is passed through in parts."""
         self._tail: bytes | list[bytes] = b""
         self.ended = False
+        self.broken: str | None = None
         self.lines = 0
         self.intact = True
 
@@ -89,11 +93,15 @@ class ChunkedBody:
         self._want = 0
         out: list[bytes] = []
         position = 0
-        while position < len(data) and not self.ended:
-            step = self._continue_large(data, position, out) if self._rest else self._next_chunk(data, position, out)
-            if step == position:
-                break
-            position = step
+        try:
+            while position < len(data) and not self.ended:
+                step = self._continue_large(data, position, out) if self._rest else self._next_chunk(data, position, out)
+                if step == position:
+                    break
+                position = step
+        except ValueError as error:
+            self.ended = True
+            self.broken = str(error)
         if position < len(data):
             self._held = data[position:]
         forward = b"".join(out)
@@ -166,7 +174,7 @@ class ChunkedBody:
         self._tail = parts
 
     def eof(self) -> bool:
-        return self.ended
+        return self.ended and self.broken is None
 
     def leftover(self) -> bytes:
         return self._held if self.ended else b""
@@ -187,12 +195,13 @@ class ChunkedBody:
 class CountedBody:
     """``Content-Length``."""
 
-    __slots__ = ("_rest", "_surplus", "_tail", "ended", "intact", "lines")
+    __slots__ = ("_rest", "_surplus", "_tail", "broken", "ended", "intact", "lines")
 
     def __init__(self, length: int) -> None:
         self._rest = length
         self._surplus = b""
         self._tail: list[bytes] = []
+        self.broken: str | None = None
         self.ended = length == 0
         self.lines = 0
         self.intact = True
@@ -223,10 +232,11 @@ class CountedBody:
 class UntilCloseBody:
     """Neither length nor chunks: the body ends with the connection."""
 
-    __slots__ = ("_tail", "ended", "intact", "lines")
+    __slots__ = ("_tail", "broken", "ended", "intact", "lines")
 
     def __init__(self) -> None:
         self._tail = b""
+        self.broken: str | None = None
         self.ended = False
         self.lines = 0
         self.intact = True

@@ -297,10 +297,9 @@ class ClientConnection(asyncio.Protocol):
             payload, surplus = data[: self._rest], data[self._rest :]
             self._rest -= len(payload)
             return payload, surplus, self._rest == 0
-        try:
-            payload = self._decoder.feed(data)
-        except ValueError as error:
-            raise ClientError(400, f"malformed chunked body: {error}") from None
+        payload = self._decoder.feed(data)
+        if self._decoder.broken is not None:
+            raise ClientError(400, f"malformed chunked body: {self._decoder.broken}")
         return payload, self._decoder.leftover(), self._decoder.ended
 
     def _pass_on(self, payload: bytes, ended: bool) -> None:

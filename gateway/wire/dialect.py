@@ -107,7 +107,7 @@ class _Final(msgspec.Struct):
 
     done: bool = False
     status: str = ""
-    error: msgspec.Raw | None = None
+    error: object = None
     type: str = ""
     prompt_eval_count: int | None = None
     eval_count: int | None = None

@@ -121,15 +121,14 @@ class UpstreamConnection(asyncio.Protocol):
         if body is None:
             self._read_head(data)
             return
-        try:
-            out = body.feed(data)
-        except ValueError:
-            exchange.upstream_failed(Fault.MALFORMED)
-            return
+        out = body.feed(data)
         if out:
             exchange.forward(out)
         if body.ended and self.exchange is exchange:
-            exchange.upstream_ended()
+            if body.broken is not None:
+                exchange.upstream_failed(Fault.MALFORMED)
+            else:
+                exchange.upstream_ended()
 
     def _read_head(self, data: bytes) -> None:
         exchange = self.exchange
