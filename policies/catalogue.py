@@ -1,0 +1,149 @@
+"""The table of policies, and how a name, a file and options become one."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from corral.errors import ConfigError
+from corral.model import Policy
+from corral.policies.at_random import AtRandom
+from corral.policies.least_inflight import LeastInflight
+from corral.policies.power_of_two import PowerOfTwo
+from corral.policies.prefer_loaded import PreferLoaded
+from corral.policies.round_robin import RoundRobin
+from corral.policies.weighted_least_load import WeightedLeastLoad
+
+POLICIES: dict[str, type[Policy]] = {
+    "weighted-least-load": WeightedLeastLoad,
+    "round-robin": RoundRobin,
+    "random": AtRandom,
+    "least-inflight": LeastInflight,
+    "power-of-two": PowerOfTwo,
+    "prefer-loaded": PreferLoaded,
+}
+ENTRY_POINTS = "corral.policies"
+
+
+def make_policy(name: str, path: str | Path | None = None, options: Mapping[str, object] | None = None) -> Policy:
+    """The policy called ``name``, or the class ``name`` of the Python file ``path``, with these options.
+
+    Without a path the name is looked up in :data:`POLICIES`, then among installed packages (entry-point group
+    ``corral.policies``). Raises :class:`ConfigError` for whatever does not fit.
+    """
+    made = _named(name) if path is None else _from_file(Path(path), name)
+    return _with_options(name, made, options or {})
+
+
+def _named(name: str) -> type[Policy]:
+    if name in POLICIES:
+        return POLICIES[name]
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in installed:
+        raise ConfigError(f"policy.name: there is no policy {name!r}{_hint(name, [*POLICIES, *installed], 'policies')}")
+    try:
+        found = installed[name].load()
+    except Exception as error:  # importing a foreign package runs its code
+        raise ConfigError(f"policy.name: {installed[name].value}: {_what(error)}") from error
+    return _checked(found, f"policy.name: {installed[name].value}")
+
+
+def _from_file(path: Path, name: str) -> type[Policy]:
+    module = types.ModuleType(f"corral_policy_{path.stem}")
+    module.__file__ = str(path)
+    try:
+        code = compile(path.read_bytes(), str(path), "exec")
+    except OSError as error:
+        raise ConfigError(f"policy.path: cannot read {path}: {error.strerror}") from error
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"{path}:{getattr(error, 'lineno', None) or 1}: {_what(error)}") from error
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    try:
+        exec(code, module.__dict__)
+    except (Exception, SystemExit) as error:  # importing a foreign file runs its code
+        _restore(module.__name__, before)
+        raise ConfigError(f"{path}:{_line_in(path, error)}: {_what(error)}") from error
+    found = module.__dict__.get(name)
+    if found is None:
+        _restore(module.__name__, before)
+        classes = [key for key, value in module.__dict__.items() if isinstance(value, type) and _is_own(value, module)]
+        raise ConfigError(f"policy.name: {path} defines no {name!r}{_hint(name, classes, 'classes')}")
+    return _checked(found, f"policy.name: {name} in {path}")
+
+
+def _is_own(value: type, module: types.ModuleType) -> bool:
+    return value.__module__ == module.__name__
+
+
+def _restore(name: str, before: types.ModuleType | None) -> None:
+    if before is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = before
+
+
+def _line_in(path: Path, error: BaseException) -> int:
+    """The last line of the file itself that was running when it failed."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return (lines and lines[-1]) or 1
+
+
+def _what(error: BaseException) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _checked(found: object, where: str) -> type[Policy]:
+    if not isinstance(found, type) or not callable(getattr(found, "choose", None)):
+        raise ConfigError(f"{where} is not a policy: that is a class with a method choose(request, candidates, rng)")
+    return found
+
+
+def _with_options(name: str, made: type[Policy], options: Mapping[str, object]) -> Policy:
+    known = _option_names(made)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"policy.{option}: {name} has no such option{_hint(option, known, 'options')}")
+    types_ = _types(made) if options else {}
+    values = {option: _value(option, value, types_[option]) for option, value in options.items()}
+    try:
+        return made(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"policy: {name}: {error}") from error
+
+
+def _option_names(made: type) -> list[str]:
+    """The fields of a dataclass; any other class has no options."""
+    return [field.name for field in fields(made) if field.init] if is_dataclass(made) else []
+
+
+def _types(made: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(made)
+    except NameError as error:
+        raise ConfigError(f"policy: {made.__name__}: the type of an option is not defined: {error}") from error
+
+
+def _value(option: str, value: object, expected: Any) -> Any:
+    try:
+        return msgspec.convert(value, expected)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"policy.{option}: {error}") from error
+
+
+def _hint(name: str, known: Iterable[str], what: str) -> str:
+    known = list(known)
+    nearest = get_close_matches(name, known, n=1)
+    meant = f"; did you mean {nearest[0]!r}?" if nearest else ";"
+    return f"{meant} known {what}: {', '.join(known) or 'none'}"
