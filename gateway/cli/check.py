@@ -1,0 +1,84 @@
+"""``corral check-config``: is a file right, and what would run?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from corral.errors import ConfigError
+from corral.gateway.cli.options import debug_option, json_option
+from corral.gateway.config import Config, load_config
+from corral.gateway.config.schema import Address, ReplicaUrl
+from corral.policies.catalogue import make_policy
+
+
+@click.command("check-config")
+@click.argument("config_path", metavar="FILE", type=click.Path(path_type=Path))
+@json_option
+@debug_option
+def check_config(config_path: Path, as_json: bool) -> int:
+    """Check FILE without starting anything, and show what would run.
+
+    \b
+    Exit code 0: the file can be used. 78: it cannot, and stderr says
+    where (file:line:column), what, and what to write instead.
+
+    \b
+    The least a file needs:
+      replicas:
+        - {id: a, url: "http://127.0.0.1:21001"}
+
+    \b
+    Examples:
+      corral check-config corral.yaml
+      corral check-config corral.yaml --json
+    """
+    config = load_config(config_path)
+    check_policy(config_path, config)
+    click.echo(json.dumps(config_json(config), indent=2) if as_json else _summary(config_path, config))
+    return 0
+
+
+def check_policy(path: Path, config: Config) -> None:
+    """Build the policy as the gateway will. Raises :class:`ConfigError`, which names the file."""
+    try:
+        make_policy(config.policy.name, config.policy.path, config.policy.options)
+    except ConfigError as error:
+        named = str(error) if not str(error).startswith("policy") else f"{path}: {error}"
+        raise ConfigError(named) from error
+
+
+def config_json(config: Config) -> Any:
+    """The whole configuration, defaults written out, as plain data."""
+    return msgspec.to_builtins(_plain(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Address | ReplicaUrl | Path):
+        return str(value)
+    if isinstance(value, msgspec.Struct):
+        return {field.name: _plain(getattr(value, field.name)) for field in msgspec.structs.fields(type(value))}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _summary(path: Path, config: Config) -> str:
+    policy = config.policy
+    options = "".join(f"  {name}={value}" for name, value in policy.options.items())
+    lines = [
+        f"{path}: can be used",
+        f"  listen    {config.listen}",
+        f"  admin     {config.admin_listen}",
+        f"  policy    {policy.name}{f' of {policy.path}' if policy.path else ''}{options}",
+        f"  queue     {config.queue.max_requests} requests, {config.queue.max_wait_s:g} s each",
+    ]
+    width = max(len(replica.id) for replica in config.replicas)
+    for replica in config.replicas:
+        slots = "not known yet" if replica.slots is None else replica.slots
+        lines.append(f"  replica   {replica.id:<{width}}  {replica.url}  weight {replica.weight:g}  slots {slots}")
+    return "\n".join(lines)

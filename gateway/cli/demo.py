@@ -1,0 +1,124 @@
+"""``corral demo``: the whole of Corral without a GPU."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import cycle, islice
+from typing import Final
+
+import click
+
+from corral.gateway.cli.emulators import EmulatedReplica, Emulators
+from corral.gateway.cli.messages import DEMO_IS_EMULATED, copy_and_try, port_moved
+from corral.gateway.cli.options import debug_option
+from corral.gateway.cli.serving import LOG_LEVELS, serve_config
+from corral.gateway.config import Address, Config, ReplicaConfig, ReplicaUrl
+from corral.gateway.config.addresses import parse_address
+
+MODELS: Final = ("llama3.1:8b", "qwen2.5:7b")
+GPUS: Final = (("RTX 3060 12GB", 2, 1.0), ("RTX 4090 24GB", 4, 2.8), ("RTX 5090 32GB", 8, 5.0))
+"""Name, parallel requests, weight: as their memory bandwidths, 360 : 1008 : 1792 GB/s."""
+TRIES: Final = 100
+
+
+@click.command()
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where clients connect.  [default: 127.0.0.1:11434, or the next free port]",
+)
+@click.option("--admin-listen", metavar="HOST:PORT", help="The admin port.  [default: 127.0.0.1:11435, or the next]")
+@click.option(
+    "--speed", type=click.FloatRange(0.01, 1000), default=1.0, show_default=True, help="10: ten times real speed."
+)
+@click.option(
+    "--replicas", "count", type=click.IntRange(1, 16), default=3, show_default=True, help="How many emulated replicas."
+)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
+@debug_option
+def demo(listen: str | None, admin_listen: str | None, speed: float, count: int, log_level: str) -> int:
+    """Try Corral without a GPU: a gateway in front of emulated replicas.
+
+    The replicas are emulated: no GPU is used, no model is loaded, the answers are invented text. Everything else is
+    real: the gateway, its queue, its policy, its admin port.
+
+    \b
+    Examples:
+      corral demo
+      corral demo --speed 5
+      corral demo --listen 127.0.0.1:8080
+    """
+    client, admin = choose_addresses(listen, admin_listen)
+    emulated = emulated_replicas(count)
+    click.echo(DEMO_IS_EMULATED.format(count=count) + "\n")
+    with Emulators(emulated, MODELS, speed) as emulators:
+        config = demo_config(client, admin, emulated, emulators.urls())
+        return serve_config(
+            None,
+            config,
+            log_level=log_level,
+            after_card=lambda ready: copy_and_try(ready.url, MODELS[0], _python()),
+        )
+
+
+def emulated_replicas(count: int) -> list[EmulatedReplica]:
+    """``count`` replicas on unequal GPUs, named after them."""
+    replicas = []
+    for number, (gpu, parallel, weight) in enumerate(islice(cycle(GPUS), count)):
+        name = "-".join(gpu.lower().split()[:2]) + (f"-{number // len(GPUS) + 1}" if number >= len(GPUS) else "")
+        replicas.append(EmulatedReplica(id=name, gpu=gpu, parallel=parallel, weight=weight))
+    return replicas
+
+
+def demo_config(
+    listen: Address, admin: Address, emulated: Sequence[EmulatedReplica], urls: Sequence[ReplicaUrl]
+) -> Config:
+    replicas = tuple(
+        ReplicaConfig(id=replica.id, url=url, weight=replica.weight, slots=replica.parallel)
+        for replica, url in zip(emulated, urls, strict=True)
+    )
+    return Config(listen=listen, admin_listen=admin, replicas=replicas)
+
+
+def choose_addresses(listen: str | None, admin_listen: str | None) -> tuple[Address, Address]:
+    """The addresses asked for; where none was asked for, Ollama's own or the next free ones, said aloud."""
+    client = _given(listen, "--listen") if listen else _free(11434, set(), "the demo")
+    admin = _given(admin_listen, "--admin-listen") if admin_listen else _free(11435, {client.port}, "its admin port")
+    return client, admin
+
+
+def _given(text: str, option: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
+
+
+def _free(wanted: int, taken: set[int], what: str) -> Address:
+    for port in range(wanted, wanted + TRIES):
+        if port not in taken and _is_free(port):
+            break
+    else:
+        port = 0
+    if port != wanted:
+        click.echo(port_moved(what, wanted, port) if port else f"no free port near {wanted}: {what} uses any free one")
+    return Address("127.0.0.1", port)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _python() -> str:
+    """A Python that has the ``ollama`` package, as a person would type it."""
+    return shlex.quote(sys.executable) if find_spec("ollama") else "pip install ollama && python3"

@@ -1,0 +1,128 @@
+"""``corral status``, ``drain`` and ``resume``: what an operator asks of a running gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from corral.gateway.cli.admin_client import ask
+from corral.gateway.cli.options import admin_option, debug_option, json_option
+
+_COLORS = {"up": "green", "unknown": "yellow", "ejected": "yellow", "down": "red"}
+
+
+@click.command()
+@admin_option
+@json_option
+@debug_option
+def status(admin: str, as_json: bool) -> int:
+    """Show the replicas and the queue of a running gateway.
+
+    \b
+    Examples:
+      corral status
+      corral status --admin http://gpu-box:11435
+      corral status --json | jq .requests.queued
+    """
+    page = ask(admin, "GET", "/snapshot")
+    click.echo(json.dumps(page, indent=2) if as_json else render(page))
+    return 0
+
+
+@click.command()
+@click.argument("replica_id", metavar="ID")
+@admin_option
+@json_option
+@debug_option
+def drain(replica_id: str, admin: str, as_json: bool) -> int:
+    """Send no new requests to replica ID. What it is doing goes on; `corral resume ID` takes it back.
+
+    \b
+    Example:
+      corral drain a
+    """
+    return _set(replica_id, "drain", admin, as_json)
+
+
+@click.command()
+@click.argument("replica_id", metavar="ID")
+@admin_option
+@json_option
+@debug_option
+def resume(replica_id: str, admin: str, as_json: bool) -> int:
+    """Send requests to the drained replica ID again.
+
+    \b
+    Example:
+      corral resume a
+    """
+    return _set(replica_id, "resume", admin, as_json)
+
+
+def _set(replica_id: str, verb: str, admin: str, as_json: bool) -> int:
+    replica = ask(admin, "POST", f"/replicas/{quote(replica_id, safe='')}/{verb}")
+    if as_json:
+        click.echo(json.dumps(replica, indent=2))
+    elif verb == "resume":
+        click.echo(f"{replica['id']}: takes requests again")
+    else:
+        running = replica["in_flight"]
+        click.echo(f"{replica['id']}: drained; gets no new requests, {running} still running")
+    return 0
+
+
+def render(page: dict[str, Any]) -> str:
+    """The snapshot as a few lines and a table."""
+    requests = page["requests"]
+    lines = [
+        f"Corral {page['version']}: {'ready' if page['ready'] else 'not ready'} ({page['reason']})",
+        f"policy {page['policy']}",
+        f"requests: {requests['in_flight']} in flight, {requests['queued']} waiting{_waiting(requests)}",
+        "",
+    ]
+    head = ("REPLICA", "STATE", "IN FLIGHT", "SLOTS", "WEIGHT", "OLLAMA", "LOADED", "WHY")
+    return "\n".join([*lines, *_table([head, *(_row(replica) for replica in page["replicas"])])])
+
+
+def _waiting(requests: dict[str, Any]) -> str:
+    if requests["oldest_wait_s"] is None:
+        return ""
+    models = ", ".join(f"{name} {count}" for name, count in requests["queued_by_model"].items())
+    return f" (the oldest for {requests['oldest_wait_s']:.0f} s: {models})"
+
+
+def _row(replica: dict[str, Any]) -> tuple[str, ...]:
+    state = replica["health"] if replica["enabled"] else f"{replica['health']}, drained"
+    loaded = replica["loaded"]
+    return (
+        replica["id"],
+        state,
+        str(replica["in_flight"]),
+        _or_unknown(replica["slots"]),
+        f"{replica['weight']:g}",
+        _or_unknown(replica["version"]),
+        "?" if loaded is None else (" ".join(loaded) or "-"),
+        replica["reason"],
+    )
+
+
+def _or_unknown(value: object) -> str:
+    return "?" if value is None else str(value)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [_line(row, widths, first=number == 0) for number, row in enumerate(rows)]
+
+
+def _line(row: tuple[str, ...], widths: Sequence[int], *, first: bool) -> str:
+    cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+    if first:
+        return click.style("  ".join(cells).rstrip(), bold=True)
+    color = _COLORS.get(row[1].partition(",")[0])
+    cells[1] = click.style(cells[1], fg=color)
+    return "  ".join(cells).rstrip()

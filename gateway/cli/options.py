@@ -1,0 +1,60 @@
+"""What all commands share: the session of one run, ``--debug``, and addresses on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., object])
+
+DEFAULT_ADMIN = "http://127.0.0.1:11435"
+
+
+@dataclass(slots=True)
+class Session:
+    """What one run of the command line was asked for, wherever on the line it stood."""
+
+    debug: bool = False
+
+
+def debug_option(command: F) -> F:
+    """``--debug``, before or after the command's name alike."""
+
+    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        session = ctx.find_object(Session)
+        if session is not None and value:
+            session.debug = True
+
+    return click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=remember,
+        help="Show tracebacks and log in detail.",
+    )(command)
+
+
+def is_debug() -> bool:
+    session = click.get_current_context().find_object(Session)
+    return session is not None and session.debug
+
+
+def admin_option(command: F) -> F:
+    return click.option(
+        "--admin",
+        metavar="URL",
+        envvar="CORRAL_ADMIN",
+        default=DEFAULT_ADMIN,
+        show_default=True,
+        help="The admin address of the gateway (admin_listen in its configuration; or set CORRAL_ADMIN).",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text for people.")(
+        command
+    )

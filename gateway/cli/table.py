@@ -1,0 +1,84 @@
+"""The commands by name. A command's module is imported when it runs, so that ``corral --help`` is quick."""
+
+from __future__ import annotations
+
+import importlib
+from difflib import get_close_matches
+from typing import Final, NamedTuple
+
+import click
+
+from corral import __version__
+from corral.gateway.cli.options import debug_option
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and its line in ``corral --help``."""
+
+    place: str
+    """``module:object``."""
+    summary: str
+
+
+COMMANDS: Final = {
+    "serve": Entry("corral.gateway.cli.serve:serve", "Serve: one Ollama address in front of the replicas of a file."),
+    "demo": Entry("corral.gateway.cli.demo:demo", "Try it without a GPU: a gateway in front of emulated replicas."),
+    "up": Entry("corral.gateway.cli.up:up", "Serve ./corral.yaml if there is one, else the demo or advice."),
+    "check-config": Entry(
+        "corral.gateway.cli.check:check_config", "Check a configuration file and show what it means."
+    ),
+    "status": Entry("corral.gateway.cli.operate:status", "Show the replicas and the queue of a running gateway."),
+    "drain": Entry("corral.gateway.cli.operate:drain", "Send no new requests to one replica."),
+    "resume": Entry("corral.gateway.cli.operate:resume", "Send requests to a drained replica again."),
+    "emulate": Entry("corral.emulator.command:emulate", "Run one emulated Ollama (no GPU, invented text)."),
+}
+
+
+class CommandTable(click.Group):
+    """A group whose commands are imported only when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, name = entry.place.partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            nearest = get_close_matches(args[0].lower(), COMMANDS, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=CommandTable, invoke_without_command=True)
+@click.version_option(__version__, prog_name="corral", message="%(prog)s %(version)s")
+@debug_option
+@click.pass_context
+def corral(ctx: click.Context) -> None:
+    """Corral: one Ollama endpoint for all the GPUs you own.
+
+    It listens where Ollama would, and sends each request to the replica (one Ollama per GPU) that can take it. Clients
+    change nothing: Ollama's own API, and its OpenAI and Anthropic routes, pass as they are.
+
+    \b
+    Try it without a GPU:          corral demo
+    Put it in front of Ollamas:    corral serve --config corral.yaml
+    See what it is doing:          corral status
+
+    `corral COMMAND --help` says more about each command.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
