@@ -1,0 +1,67 @@
+"""``corral emulate``: the options, checked, and one line on standard output once it listens."""
+
+from __future__ import annotations
+
+import click
+
+_EPILOG = """\b
+Examples:
+  corral emulate --gpu "RTX 4090 24GB" --model llama3.1:8b --parallel 4
+  corral emulate --listen 127.0.0.1:0 --model llama3.2:1b --model all-minilm --speed 20
+  corral emulate --model big=40 --fault crash-runner,count=2 --fault slow-ps,count=all
+
+\b
+Faults: KIND[,count=N|all][,model=NAME][,path=/PATH|*][,after=TOKENS][,seconds=S][,every=N][,ratio=P]
+While it runs: POST /emulator/fault {"kind": KIND, "count": N or null, ...},
+DELETE /emulator/fault, GET /emulator/stats. Kinds:
+"""
+
+
+class _Command(click.Command):
+    """Adds the kinds of faults to the help, read only when help is asked for."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from corral.emulator.faults import KINDS
+
+        super().format_epilog(ctx, formatter)
+        with formatter.indentation():
+            formatter.write_dl([(name, kind.meaning) for name, kind in KINDS.items()])
+
+
+@click.command("emulate", cls=_Command, epilog=_EPILOG)
+@click.option("--listen", default="127.0.0.1:11434", show_default=True, help="HOST:PORT; port 0 takes a free one.")
+@click.option("--gpu", default="RTX 4090 24GB", show_default=True, help="The GPU to emulate.")
+@click.option("--model", "models", multiple=True, help="An installed model: NAME, or NAME=SIZE_GB. Repeat for more.")
+@click.option("--parallel", default=1, show_default=True, help="Requests a model answers at once.")
+@click.option("--ollama-version", default="0.32.15", show_default=True, help="Up to 0.24 behaves as the older engine.")
+@click.option("--speed", default=1.0, show_default=True, help="Divides all times: 20 is twenty times faster.")
+@click.option("--id", "identity", default=None, help="Name in messages and counters.  [default: the port]")
+@click.option("--store", default=None, help="Directory of models, shared with other emulators.  [default: in memory]")
+@click.option("--max-loaded", default=3, show_default=True, help="Models in memory at once.")
+@click.option("--max-queue", default=512, show_default=True, help="Requests that may wait for a load.")
+@click.option("--keep-alive", default="5m", show_default=True, help="How long an idle model stays in memory.")
+@click.option("--context-length", type=int, default=None, help="Tokens of context.  [default: by GPU memory]")
+@click.option("--load-seconds", type=float, default=None, help="Seconds a load takes.  [default: by model size]")
+@click.option("--rate", type=float, default=None, help="Exact tokens/s of every stream.  [default: as the GPU]")
+@click.option("--stall-ps", is_flag=True, help="/api/ps waits while a model loads or unloads.")
+@click.option("--gpu-file", default=None, help="Keep writing the GPU's readings to this JSON file.")
+@click.option("--engine", type=click.Choice(["emulated", "llamacpp"]), default="emulated", show_default=True)
+@click.option("--gguf", default=None, help="Model file of --engine llamacpp.")
+@click.option("--threads", default=2, show_default=True, help="CPU threads of --engine llamacpp.")
+@click.option("--seed", default=0, show_default=True, help="Of everything drawn at random.")
+@click.option("--fault", "faults", multiple=True, help="A fault from the start; see below. Repeat for more.")
+@click.option("--until-stdin-closes", is_flag=True, help="Exit when standard input ends (the parent is gone).")
+def emulate(**options: object) -> None:
+    """Emulate one Ollama and its GPU, without either.
+
+    It answers Ollama's own API, OpenAI's and Anthropic's with made-up words at the speed, with the memory and with
+    the queueing that the GPU would have. Clients cannot tell the difference, except by reading the text.
+    """
+    from corral.emulator.launch import launch
+    from corral.errors import OperatorError
+
+    try:
+        launch(options)
+    except OperatorError as error:
+        click.echo(f"corral emulate: {error}", err=True)
+        raise SystemExit(error.exit_code) from None

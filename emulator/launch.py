@@ -1,0 +1,125 @@
+"""From the options of ``corral emulate`` to a running emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import uvloop
+
+from corral.emulator.app import serve
+from corral.emulator.ask import Rejected, duration_s
+from corral.emulator.catalog import gpu_named, model_given
+from corral.emulator.faults import fault_given
+from corral.emulator.runner import FOREVER_S
+from corral.emulator.settings import Settings
+from corral.errors import OperatorError
+
+_Number = TypeVar("_Number", int, float)
+
+
+def launch(options: Mapping[str, object]) -> None:
+    """Check the options and serve until told to stop. OperatorError where an option cannot be used."""
+    settings = settings_from(cast("Mapping[str, Any]", options))
+    uvloop.run(_main(settings, until_stdin_closes=bool(options["until_stdin_closes"])))
+
+
+def settings_from(options: Mapping[str, Any]) -> Settings:
+    host, port = _address(options["listen"])
+    return Settings(
+        id=options["identity"] or str(port or os.getpid()),
+        gpu=gpu_named(options["gpu"]),
+        models=tuple(model_given(text) for text in options["models"]),
+        host=host,
+        port=port,
+        version=_version(options["ollama_version"]),
+        parallel=_positive("--parallel", options["parallel"]),
+        speed=_positive("--speed", options["speed"]),
+        max_loaded=_positive("--max-loaded", options["max_loaded"]),
+        max_queue=options["max_queue"],
+        keep_alive_s=_keep_alive(options["keep_alive"]),
+        context_length=options["context_length"],
+        fixed_tok_s=options["rate"],
+        load_s=options["load_seconds"],
+        stall_ps=options["stall_ps"],
+        store=_path(options["store"]),
+        gpu_file=_path(options["gpu_file"]),
+        gguf=_gguf(options["engine"], options["gguf"]),
+        threads=options["threads"],
+        seed=options["seed"],
+        faults=tuple(fault_given(text) for text in options["faults"]),
+    )
+
+
+async def _main(settings: Settings, *, until_stdin_closes: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if until_stdin_closes:
+        loop.add_reader(sys.stdin.fileno(), lambda: _read_stdin(loop, stop))
+    try:
+        await serve(settings, _announce, stop)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+            raise
+        raise OperatorError(f"--listen {settings.host}:{settings.port}: {os.strerror(error.errno)}") from None
+
+
+def _read_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        loop.remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+def _announce(host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"listening on http://{shown}:{port}\n")
+    sys.stdout.flush()
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise OperatorError(f"--listen {text}: not HOST:PORT; for example 127.0.0.1:21001, or 127.0.0.1:0")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _version(text: str) -> str:
+    plain = text.removeprefix("v")
+    if not all(part.isdigit() for part in plain.partition("-")[0].split(".")):
+        raise OperatorError(f"--ollama-version {text}: not a version; for example 0.32.15 or 0.24.0")
+    return plain
+
+
+def _positive(option: str, value: _Number) -> _Number:
+    if value <= 0:
+        raise OperatorError(f"{option} {value}: must be above 0")
+    return value
+
+
+def _keep_alive(text: str) -> float:
+    try:
+        seconds = duration_s(text)
+    except Rejected:
+        raise OperatorError(f"--keep-alive {text}: not a duration; for example 5m, 30s, 0 or -1") from None
+    return FOREVER_S if seconds < 0 else seconds
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _gguf(engine: str, text: str | None) -> Path | None:
+    if engine == "emulated":
+        if text is not None:
+            raise OperatorError("--gguf needs --engine llamacpp")
+        return None
+    if text is None:
+        raise OperatorError("--engine llamacpp needs --gguf FILE, a model in GGUF format")
+    if not Path(text).is_file():
+        raise OperatorError(f"--gguf {text}: no such file")
+    return Path(text)

@@ -1,0 +1,48 @@
+"""How one emulator was asked to behave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corral.emulator.catalog import GpuSpec, ModelSpec
+from corral.emulator.faults import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of ``corral emulate``, checked."""
+
+    id: str
+    gpu: GpuSpec
+    models: tuple[ModelSpec, ...]
+    host: str = "127.0.0.1"
+    port: int = 0
+    version: str = "0.32.15"
+    parallel: int = 1
+    speed: float = 1.0
+    max_loaded: int = 3
+    max_queue: int = 512
+    keep_alive_s: float = 300.0
+    context_length: int | None = None
+    fixed_tok_s: float | None = None
+    load_s: float | None = None
+    """Seconds a load takes instead of what the model's size says; divided by ``speed`` too."""
+    preload: bool = False
+    stall_ps: bool = False
+    """``/api/ps`` waits while a model loads or unloads, as Ollama's does for moments."""
+    store: Path | None = None
+    gpu_file: Path | None = None
+    gguf: Path | None = None
+    threads: int = 2
+    seed: int = 0
+    faults: tuple[Fault, ...] = field(default_factory=tuple)
+
+    @property
+    def version_numbers(self) -> tuple[int, ...]:
+        parts = self.version.partition("-")[0].split(".")
+        return tuple(int(part) for part in parts if part.isdigit())
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.host.startswith("127.") or self.host in ("localhost", "::1")
