@@ -312,7 +312,7 @@ def _error_type(dialect: Dialect) -> bytes:
 
 
 def _now() -> bytes:
-    return stamp(time.time())
+    return stamp(time.time_ns())
 
 
 def _ns(seconds: float) -> int:

@@ -81,7 +81,7 @@ class Ticker:
         now = self._rig.now()
         if now - self._due_s > _MOST_LATE_S * self._rig.speed:
             self._due_s = now
-        moment = stamp(time.time())
+        moment = stamp(time.time_ns())
         touched: dict[Output, None] = {}
         while self._due_s <= now and len(self.batch):
             self._step(moment, touched)

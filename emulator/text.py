@@ -29,10 +29,11 @@ def in_json(text: str) -> bytes:
     return to_json(text)[1:-1]
 
 
-def stamp(seconds: float) -> bytes:
+def stamp(nanoseconds: int) -> bytes:
     """UTC in Go's RFC3339Nano: trailing zeros of the fraction are dropped."""
+    seconds, rest = divmod(nanoseconds, 10**9)
     moment = datetime.fromtimestamp(seconds, UTC)
-    fraction = f"{int(seconds * 1e9) % 10**9:09d}".rstrip("0")
+    fraction = f"{rest:09d}".rstrip("0")
     return (moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{fraction}" if fraction else "") + "Z").encode()
 
 

@@ -166,7 +166,8 @@ class Connection(asyncio.Protocol):
             self.on_paused(False)
 
     def reset(self) -> None:
-        """End the connection with a TCP reset."""
+        """End the connection with a TCP reset, on our own account."""
+        self._disown()
         sock: Any = self.transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -174,7 +175,8 @@ class Connection(asyncio.Protocol):
         self._abandon()
 
     def close(self) -> None:
-        """End the connection after what was written (FIN)."""
+        """End the connection after what was written (FIN), on our own account."""
+        self._disown()
         self.transport.close()
         self._abandon()
 
@@ -239,6 +241,11 @@ class Connection(asyncio.Protocol):
             current.gone = True
             if current.on_gone is not None:
                 current.on_gone()
+
+    def _disown(self) -> None:
+        """Whoever ends its own exchange is not to be cancelled for it."""
+        if self._current is not None:
+            self._current.on_gone = None
 
     def _refuse(self, detail: bytes = b"") -> None:
         self.transport.write(
