@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Final
 
 import click
@@ -19,7 +20,7 @@ from corral.gateway.cli.serving import LOG_LEVELS, serve_config
 from corral.gateway.config import Address, Config, ReplicaConfig, ReplicaUrl
 from corral.gateway.config.addresses import parse_address
 
-MODELS: Final = ("llama3.1:8b", "qwen2.5:7b")
+MODELS: Final = ("llama3.1:8b", "qwen2.5:7b", "all-minilm")
 GPUS: Final = (("RTX 3060 12GB", 2, 1.0), ("RTX 4090 24GB", 4, 2.8), ("RTX 5090 32GB", 8, 5.0))
 """Name, parallel requests, weight: as their memory bandwidths, 360 : 1008 : 1792 GB/s."""
 TRIES: Final = 100
@@ -86,8 +87,10 @@ def demo_config(
 
 def choose_addresses(listen: str | None, admin_listen: str | None) -> tuple[Address, Address]:
     """The addresses asked for; where none was asked for, Ollama's own or the next free ones, said aloud."""
-    client = _given(listen, "--listen") if listen else _free(11434, set(), "the demo")
-    admin = _given(admin_listen, "--admin-listen") if admin_listen else _free(11435, {client.port}, "its admin port")
+    client = _given(listen, "--listen") if listen else next_free(11434, set(), "the demo")
+    admin = (
+        _given(admin_listen, "--admin-listen") if admin_listen else next_free(11435, {client.port}, "its admin port")
+    )
     return client, admin
 
 
@@ -98,9 +101,10 @@ def _given(text: str, option: str) -> Address:
         raise click.BadParameter(str(error), param_hint=option) from None
 
 
-def _free(wanted: int, taken: set[int], what: str) -> Address:
+def next_free(wanted: int, taken: set[int], what: str) -> Address:
+    """``wanted`` on loopback, or the first free port above it, said aloud."""
     for port in range(wanted, wanted + TRIES):
-        if port not in taken and _is_free(port):
+        if port not in taken and _isnext_free(port):
             break
     else:
         port = 0
@@ -109,7 +113,7 @@ def _free(wanted: int, taken: set[int], what: str) -> Address:
     return Address("127.0.0.1", port)
 
 
-def _is_free(port: int) -> bool:
+def _isnext_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -121,4 +125,7 @@ def _is_free(port: int) -> bool:
 
 def _python() -> str:
     """A Python that has the ``ollama`` package, as a person would type it."""
-    return shlex.quote(sys.executable) if find_spec("ollama") else "pip install ollama && python3"
+    if not find_spec("ollama"):
+        return "pip install ollama && python3"
+    path = Path(sys.executable)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

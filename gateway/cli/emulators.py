@@ -91,18 +91,20 @@ class Emulators:
             child.end(deadline)
 
 
+def _started(line: Sequence[str]) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True)
+    except OSError as error:
+        raise OperatorError(f"cannot run {line[0]}: {error.strerror or error}") from error
+
+
 class _Child:
     """One emulator process, its output drained by a thread so that it never blocks on a full pipe."""
 
     def __init__(self, name: str, line: Sequence[str]) -> None:
         self.name = name
-        self.process = subprocess.Popen(
-            line,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self.process = _started(line)
         self._last: deque[str] = deque(maxlen=5)
         self._url: str | None = None
         self._known = threading.Event()

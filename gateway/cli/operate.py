@@ -79,7 +79,7 @@ def render(page: dict[str, Any]) -> str:
     """The snapshot as a few lines and a table."""
     requests = page["requests"]
     lines = [
-        f"Corral {page['version']}: {'ready' if page['ready'] else 'not ready'} ({page['reason']})",
+        f"Corral {page['version']}: {'ready' if page['ready'] else 'not ready: ' + page['reason']}",
         f"policy {page['policy']}",
         f"requests: {requests['in_flight']} in flight, {requests['queued']} waiting{_waiting(requests)}",
         "",

@@ -78,11 +78,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*args: str, **env: str) -> AsyncIterator[Running]:
+async def running(*args: str, cwd: str | os.PathLike[str] | None = None, **env: str) -> AsyncIterator[Running]:
     """A command in the background, killed at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *CORRAL,
         *args,
+        cwd=cwd,
         env=environment(**env),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

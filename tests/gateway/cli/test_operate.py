@@ -29,7 +29,7 @@ async def test_status_is_a_table_of_replicas_and_a_line_about_the_queue(admin: s
     ended = await corral("status", "--admin", admin)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == (
-        "Corral 1.2.3: ready (2 of 3 replicas can serve)\n"
+        "Corral 1.2.3: ready\n"
         "policy weighted-least-load\n"
         "requests: 3 in flight, 2 waiting (the oldest for 1 s: llama3.1:8b 2)\n"
         "\n"

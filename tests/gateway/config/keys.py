@@ -1,0 +1,95 @@
+"""The table of configuration keys, as docs/operations.md must show it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+
+from corral.gateway.config.schema import Address, Config, PolicyConfig, ReplicaUrl
+
+WORDS = {
+    Address: "`host:port`",
+    ReplicaUrl: "`http://host:port`",
+    Path: "path",
+    str: "text",
+    int: "whole number",
+    float: "number",
+}
+UNITS = {"_s": " of seconds", "_bytes": " of bytes"}
+
+
+def rows(cls: type[Struct] = Config, prefix: str = "") -> Iterator[str]:
+    """One line of the table per key, in the order of the schema."""
+    for field in msgspec.structs.fields(cls):
+        path = f"{prefix}{field.name}"
+        base = _base(field.type)
+        if get_origin(base) is tuple and issubclass_of(_base(get_args(base)[0]), Struct):
+            yield _row(path, "list", field, _meaning(field.type))
+            yield from rows(_base(get_args(base)[0]), f"{path}[].")
+        elif issubclass_of(base, Struct):
+            yield from rows(base, f"{path}.")
+        elif not (cls is PolicyConfig and field.name == "options"):
+            yield _row(path, _type(field.name, field.type), field, _meaning(field.type))
+
+
+def issubclass_of(value: Any, cls: type) -> bool:
+    return isinstance(value, type) and issubclass(value, cls)
+
+
+def _row(path: str, kind: str, field: msgspec.structs.FieldInfo, meaning: str) -> str:
+    return f"| `{path}` | {kind} | {_default(field)} | {meaning} |"
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.default is NODEFAULT:
+        return "must be given"
+    if field.default is None:
+        return "not set"
+    if field.default == ():
+        return "empty"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def _metas(wanted: Any) -> Iterator[Meta]:
+    if get_origin(wanted) in (Union, types.UnionType):
+        for part in get_args(wanted):
+            yield from _metas(part)
+    elif get_origin(wanted) is Annotated:
+        yield from _metas(get_args(wanted)[0])
+        yield from (part for part in get_args(wanted)[1:] if isinstance(part, Meta))
+
+
+def _base(wanted: Any) -> Any:
+    if get_origin(wanted) is Annotated:
+        return _base(get_args(wanted)[0])
+    if get_origin(wanted) in (Union, types.UnionType):
+        return _base(next(part for part in get_args(wanted) if part is not type(None)))
+    return wanted
+
+
+def _meaning(wanted: Any) -> str:
+    return next(meta.description for meta in reversed(list(_metas(wanted))) if meta.description)
+
+
+def _type(name: str, wanted: Any) -> str:
+    base = _base(wanted)
+    if get_origin(base) is tuple:
+        return "list of text"
+    unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
+    edges = [f"{sign} {_number(value)}" for meta in _metas(wanted) for sign, value in _edges(meta)]
+    return f"{WORDS[base]}{unit}{', ' if edges else ''}{', '.join(edges)}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
+
+
+def _edges(meta: Meta) -> Iterator[tuple[str, float]]:
+    for sign, value in ((">", meta.gt), ("≥", meta.ge), ("≤", meta.le)):
+        if value is not None:
+            yield sign, value
