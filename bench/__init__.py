@@ -1,0 +1,1 @@
+"""Benchmarks of Corral; nothing in the package needs them."""
