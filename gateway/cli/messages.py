@@ -56,9 +56,7 @@ def _replica_lines(replicas: Sequence[Replica]) -> list[str]:
 
 
 def draining(running: int, drain_s: float) -> str:
-    """Said at the first Ctrl-C (or SIGTERM)."""
-    if running == 0:
-        return "stopping: no request is running"
+    """Said at the first Ctrl-C (or SIGTERM) while requests run."""
     streams = "1 running request" if running == 1 else f"{running} running requests"
     return f"stopping: waiting for {streams}, up to {drain_s:g} s; again (Ctrl-C) stops now"
 

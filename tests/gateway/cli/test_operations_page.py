@@ -1,0 +1,73 @@
+"""docs/operations.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from corral.errors import ConfigError, OperatorError
+from corral.gateway.cli.entry import EXIT_BUG, EXIT_INTERRUPTED
+from corral.gateway.cli.table import COMMANDS
+from corral.gateway.config import NEEDS_RESTART, parse_config
+from corral.gateway.serve.admin import INDEX, SNAPSHOT_SCHEMA, snapshot_json
+from corral.gateway.serve.exposition import METRICS
+from tests.gateway.config.keys import rows
+from tests.gateway.serve import history
+
+PAGE = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+
+
+def table(heading: str) -> list[str]:
+    """The rows of the first table below a heading."""
+    part = re.split(rf"^#+ {heading}$", PAGE, maxsplit=1, flags=re.MULTILINE)[1]
+    lines = part[part.index("|---") :].splitlines()[1:]
+    return lines[: next((number for number, line in enumerate(lines) if not line.startswith("|")), len(lines))]
+
+
+def first_cells(heading: str) -> list[str]:
+    return [row.split(" | ")[0].removeprefix("| ") for row in table(heading)]
+
+
+def test_every_key_is_listed_with_its_type_default_and_meaning() -> None:
+    assert table("Configuration") == list(rows())
+
+
+def test_every_metric_is_listed_with_its_type_labels_and_meaning() -> None:
+    assert table("Metrics") == [
+        f"| `{name}` | {spec.type} | {', '.join(f'`{label}`' for label in spec.labels) or 'none'} | {spec.help} |"
+        for name, spec in METRICS.items()
+    ]
+
+
+def test_every_command_is_listed() -> None:
+    assert {cell.strip("`").split()[1] for cell in first_cells("Commands")} == set(COMMANDS)
+
+
+def test_every_exit_code_is_listed() -> None:
+    ours = {0, OperatorError.exit_code, 2, ConfigError.exit_code, EXIT_BUG, EXIT_INTERRUPTED}
+    assert {int(cell) for cell in first_cells("Exit codes")} == ours
+
+
+def test_every_admin_route_is_listed() -> None:
+    routes = {" ".join(line.split()[:2]) for line in INDEX.splitlines() if line.startswith(("GET", "POST"))}
+    assert {cell.strip("`") for cell in first_cells("The admin port")} == routes | {"GET /"}
+
+
+def test_every_key_of_the_snapshot_is_listed() -> None:
+    page = snapshot_json(history.snapshot())
+    keys = {"schema", "version", "ready", "reason", "policy"}
+    keys |= {f"requests.{key}" for key in page["requests"]} | {f"replicas[].{key}" for key in page["replicas"][0]}
+    listed = {key for cell in first_cells("The snapshot") for key in re.findall(r"`([^`]+)`", cell)}
+    assert listed == keys
+    assert f"`schema` is {SNAPSHOT_SCHEMA};" in PAGE
+
+
+def test_the_examples_are_configurations_that_work() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        assert parse_config(example, "corral.yaml").replicas
+
+
+def test_the_keys_that_need_a_restart_are_named() -> None:
+    assert " and ".join(f"`{key}`" for key in sorted(NEEDS_RESTART, reverse=True)) + " need a restart" in PAGE
