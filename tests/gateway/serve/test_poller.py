@@ -244,6 +244,7 @@ async def test_a_kick_during_a_probe_makes_one_more_of_them(ollama: FakeOllama, 
         poller.kick("unknown")
         gate.set()
         await feed.until(lambda: feed.count("a") >= 2)
+        await asyncio.sleep(3 * KICK_GAP_S)  # that no third one comes can only be seen by waiting
     assert feed.results["a"] == [UP, UP]
 
 
@@ -353,7 +354,8 @@ async def test_a_removed_replica_feeds_nothing_more_and_releases_who_waits(
         await _until(lambda: sum(ollama.now.values()) == 3)
         gate.set()
         poller.set_replicas([other.replica("b")])
-        await refresh
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await refresh
         await feed.until(all_read(feed, "b"))
         assert [line for line in feed.seconds[told:] if line[0] == "a"] == []
         assert poller.pages("a") == ReplicaPages("a")
