@@ -112,7 +112,7 @@ def plain(node: Node, path: str, problems: Problems) -> Any:
     if isinstance(node, SequenceNode):
         return [plain(child, f"{path}[{index}]", problems) for index, child in enumerate(node.value)]
     try:
-        return yaml.SafeLoader("").construct_object(node)
+        return yaml.constructor.SafeConstructor().construct_object(node)
     except yaml.constructor.ConstructorError as error:
         problems.add(node, path, f"cannot be read: {error.problem}")
     except (ValueError, KeyError, AttributeError, OverflowError):  # what PyYAML's own constructors let through
