@@ -19,7 +19,6 @@ from bench.load import LoadError, Upstream, compile_load
 from bench.rounds import MEASUREMENTS, Bench, Figures
 
 REPLICAS = 3
-TRIES = 3
 QUIET_PCT = 8.0
 
 
@@ -44,28 +43,30 @@ def names(choice: str, known: Sequence[str]) -> list[str]:
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.wire", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, each with every proxy (default 5)")
-    parser.add_argument("--seconds", type=float, default=5, help="length of each measuring window (default 5)")
     everyone, everything = list(CONTENDERS), list(MEASUREMENTS)
-    parser.add_argument(
-        "--only", type=lambda text: names(text, everyone), default=everyone, metavar="NAMES", help=",".join(everyone)
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--rounds", type=int, default=5, help="rounds, each with every proxy (default 5)")
+    add("--seconds", type=float, default=5, help="length of each measuring window (default 5)")
+    add("--only", type=lambda text: names(text, everyone), default=everyone, metavar="NAMES", help=",".join(everyone))
+    add(
         "--measure",
         type=lambda text: names(text, everything),
         default=everything,
         metavar="NAMES",
         help=",".join(everything),
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there too")
-    parser.add_argument(
-        "--quick", action="store_true", help="one short round with fewer open streams: a check, not a figure"
+    add("--json", type=Path, metavar="FILE", help="write every round's figures there too")
+    add("--quick", action="store_true", help="one short round, fewer open streams: a check, not a figure")
+    add("--open-streams", type=int, default=5000, metavar="N", help="for memory per stream (default 5000)")
+    add(
+        "--tries",
+        type=int,
+        default=3,
+        metavar="N",
+        help="measure again while others use the cores, up to N times in all",
     )
-    parser.add_argument(
-        "--open-streams", type=int, default=5000, metavar="N", help="for memory per stream (default 5000)"
-    )
-    parser.add_argument("--profile", action="store_true", help="run Corral alone and print where its time goes")
-    parser.add_argument(
+    add("--profile", action="store_true", help="run Corral alone and print where its time goes")
+    add(
         "--profiler",
         choices=["py-spy", "cprofile"],
         default="py-spy",
@@ -73,11 +74,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     if options.quick:
-        options.rounds, options.seconds, options.open_streams = (
-            1,
-            min(options.seconds, 1),
-            min(options.open_streams, 300),
-        )
+        options.rounds, options.tries = 1, 1
+        options.seconds, options.open_streams = min(options.seconds, 1), min(options.open_streams, 300)
     return options
 
 
@@ -93,10 +91,10 @@ def installed(chosen: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def quietest(bench: Bench, contender: Contender, what: str) -> Figures:
-    """Measures again, twice at most, while others used a core: that changes how much one wake-up serves."""
+def quietest(bench: Bench, contender: Contender, what: str, tries: int) -> Figures:
+    """Measures again, while others used a core: that changes how much one wake-up serves."""
     tried: list[Figures] = []
-    while len(tried) < TRIES and (not tried or others(tried[-1]) > QUIET_PCT):
+    while len(tried) < tries and (not tried or others(tried[-1]) > QUIET_PCT):
         tried.append(measure(bench, contender, what))
     return min(tried, key=others)
 
@@ -117,10 +115,10 @@ def measure(bench: Bench, contender: Contender, what: str) -> Figures:
         return figures | {"ready_s": proxy.ready_s}
 
 
-def one(bench: Bench, contender: Contender, what: str, outcome: Outcome) -> None:
+def one(bench: Bench, contender: Contender, what: str, tries: int, outcome: Outcome) -> None:
     """Adds one measurement. Whatever fails is no figure."""
     try:
-        figures = quietest(bench, contender, what)
+        figures = quietest(bench, contender, what, tries)
     except (LoadError, NotReady) as error:
         outcome.failures.append((contender.name, f"{what}: {error}"))
         print(f"FAILED {contender.name} {what}: {error}", file=sys.stderr)
@@ -131,15 +129,15 @@ def one(bench: Bench, contender: Contender, what: str, outcome: Outcome) -> None
     print(f"{contender.name} {what}: {told}", file=sys.stderr)
 
 
-def run_rounds(bench: Bench, chosen: Sequence[str], measures: Sequence[str], rounds: int) -> Outcome:
+def run_rounds(bench: Bench, chosen: Sequence[str], options: argparse.Namespace) -> Outcome:
     """Interleaved: within a round each measurement visits every contender, and the order turns with the round."""
     outcome = Outcome()
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    for number in range(options.rounds):
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         turn = number % max(1, len(chosen))
-        for what in measures:
+        for what in options.measure:
             for name in (*chosen[turn:], *chosen[:turn]):
-                one(bench, CONTENDERS[name], what, outcome)
+                one(bench, CONTENDERS[name], what, options.tries, outcome)
     return outcome
 
 
@@ -181,7 +179,7 @@ def main(argv: Sequence[str]) -> int:
             bench = Bench(program, upstream, proxy_core, load_core, options.seconds, options.open_streams)
             if options.profile:
                 return profiling.profile(bench, options.profiler)
-            outcome = run_rounds(bench, list(versions), options.measure, options.rounds)
+            outcome = run_rounds(bench, list(versions), options)
     print(report(outcome, versions, command))
     if options.json:
         save(options.json, outcome, versions, command)
