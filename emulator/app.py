@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from corral.emulator import arrival, guard, listing
+from corral.emulator import arrival, gpufile, guard, listing, plain
 from corral.emulator.control import ControlRoutes
 from corral.emulator.dialects.base import JSON
 from corral.emulator.dialects.native import error_body
@@ -29,7 +30,6 @@ from corral.emulator.text import to_json
 from corral.emulator.wire import Connection, Exchange
 
 _PLAIN = b"text/plain"
-_TEXT = b"text/plain; charset=utf-8"
 _METHOD_ORDER = ("HEAD", "GET", "POST", "DELETE")
 
 Handler = Callable[[Exchange], Coroutine[Any, Any, None] | None]
@@ -79,6 +79,12 @@ class App:
         """As Ollama on SIGTERM: every connection is aborted at once."""
         for connection in list(self.connections):
             connection.transport.abort()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """A task that lives as long as the emulator."""
+        self._tasks.add(task)
 
     # -- dispatch -------------------------------------------------------------------------------------------------
 
@@ -94,6 +100,9 @@ class App:
             if fault is not None:
                 self._run(exchange, arrival.break_answer(exchange, fault))
                 return
+        if exchange.headers.get("content-encoding") == "zstd" and not _unpack(exchange):
+            exchange.answer(400, error_body("failed to decompress zstd request body"), JSON)
+            return
         methods = self._methods(exchange.path)
         route = methods.get(exchange.method)
         if route is not None:
@@ -155,28 +164,6 @@ class App:
 
     # -- routes that are only of this process ------------------------------------------------------------------------
 
-    def _root(self, exchange: Exchange) -> None:
-        exchange.answer(200, b"Ollama is running", _TEXT)
-
-    def _version(self, exchange: Exchange) -> None:
-        exchange.answer(200, to_json({"version": self.settings.version}), JSON)
-
-    def _status(self, exchange: Exchange) -> None:
-        exchange.answer(200, b'{"cloud":{"disabled":false,"source":"none"}}', JSON)
-
-    def _me(self, exchange: Exchange) -> None:
-        user = {"id": "00000000-0000-0000-0000-000000000000", "email": "emulated@localhost", "name": "emulated"}
-        exchange.answer(200, to_json(user | {"plan": "free"}), JSON)
-
-    def _signout(self, exchange: Exchange) -> None:
-        exchange.answer(200, b"null", JSON)
-
-    def _recommendations(self, exchange: Exchange) -> None:
-        exchange.answer(200, b'{"recommendations":[]}', JSON)
-
-    def _unreachable(self, exchange: Exchange) -> None:
-        exchange.answer(502, error_body("ollama.com is not reachable from the emulator"), JSON)
-
     async def _ps(self, exchange: Exchange) -> None:
         fault = self.faults.take(Moment.LISTING, exchange.path, None)
         if fault is not None and fault.kind == "slow-ps":
@@ -200,10 +187,15 @@ class App:
             return EmulatedEngine(self.rig)
         from corral.emulator.llamacpp import LlamaEngine
 
-        return LlamaEngine(self.settings.gguf, self.rig, self.settings.parallel, self.settings.threads)
+        return LlamaEngine(
+            self.settings.gguf, self.rig, self.settings.parallel, self.settings.threads, self.settings.context_length
+        )
 
     def _table(self) -> dict[str, dict[str, Route]]:
         run, manage = self._inference, self._manage
+
+        def version(exchange: Exchange) -> None:
+            plain.version(exchange, self.settings.version)
 
         def reading(handler: Handler, since: tuple[int, ...] = (0, 1)) -> dict[str, Route]:
             return {"HEAD": Route(handler, since), "GET": Route(handler, since)}
@@ -215,22 +207,22 @@ class App:
             return {"POST": Route(handler, since)}
 
         return {
-            "/": reading(self._root),
-            "/api/version": reading(self._version),
-            "/api/status": get(self._status, (0, 17)),
+            "/": reading(plain.root),
+            "/api/version": reading(version),
+            "/api/status": get(plain.status, (0, 17)),
             "/api/pull": post(manage.pull),
             "/api/push": post(manage.push),
             "/api/tags": reading(manage.tags),
             "/api/show": post(manage.show),
             "/api/delete": {"DELETE": Route(manage.delete)},
-            "/api/me": post(self._me, (0, 12)),
-            "/api/signout": post(self._signout, (0, 13)),
+            "/api/me": post(plain.me, (0, 12)),
+            "/api/signout": post(plain.signout, (0, 13)),
             "/api/create": post(manage.create),
             "/api/blobs/": {"HEAD": Route(manage.blob), "POST": Route(manage.blob)},
             "/api/copy": post(manage.copy),
-            "/api/experimental/web_search": post(self._unreachable, (0, 20)),
-            "/api/experimental/web_fetch": post(self._unreachable, (0, 20)),
-            "/api/experimental/model-recommendations": get(self._recommendations, (0, 24)),
+            "/api/experimental/web_search": post(plain.unreachable, (0, 20)),
+            "/api/experimental/web_fetch": post(plain.unreachable, (0, 20)),
+            "/api/experimental/model-recommendations": get(plain.recommendations, (0, 24)),
             "/api/ps": get(self._ps),
             "/api/generate": post(run.generate),
             "/api/chat": post(run.chat),
@@ -244,6 +236,20 @@ class App:
             "/v1/responses": post(run.responses, (0, 15)),
             "/v1/messages": post(run.messages, (0, 15)),
         }
+
+
+def _unpack(exchange: Exchange) -> bool:
+    """Decompress a zstd body where Python can (3.14 on)."""
+    try:
+        zstd = importlib.import_module("compression.zstd")
+        exchange.body = zstd.decompress(exchange.body)
+    except (ImportError, OSError, ValueError):
+        return False
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":
+            raise
+        return False
+    return True
 
 
 def _model_of(exchange: Exchange) -> str | None:
@@ -271,6 +277,9 @@ async def serve(settings: Settings, ready: Callable[[str, int], None], until: as
     loop = asyncio.get_running_loop()
     stop = until or asyncio.Event()
     app = App(settings)
+    if settings.gpu_file is not None:
+        readings = loop.create_task(gpufile.keep_writing(settings.gpu_file, settings, app.rig))
+        app.keep(readings)
     server = await loop.create_server(app.connection, settings.host, settings.port, backlog=1024)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

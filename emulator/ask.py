@@ -52,6 +52,10 @@ class Ask:
     """All text the model sees, in order."""
     stream: bool
     chat: bool
+    messages: tuple[tuple[str, str], ...] = ()
+    """Role and text of each message, for an engine that needs more than the prompt."""
+    sampling: tuple[tuple[str, float | int | None], ...] = ()
+    """Temperature, seed and so on, for an engine that samples."""
     empty: bool = False
     """No prompt at all: only loads (or unloads) the model."""
     last_role: str = "user"
@@ -201,6 +205,12 @@ def top_logprobs_of(body: dict[str, Any]) -> int:
     if not isinstance(value, int) or not 0 <= value <= 20:
         raise Rejected(400, "top_logprobs must be between 0 and 20")
     return value
+
+
+def sampling_of(options: dict[str, Any]) -> tuple[tuple[str, float | int | None], ...]:
+    """The options that a real model's sampler knows."""
+    names = ("temperature", "seed", "top_p", "top_k", "min_p")
+    return tuple((name, options[name]) for name in names if isinstance(options.get(name), (int, float)))
 
 
 def render(messages: list[tuple[str, str]]) -> bytes:

@@ -48,6 +48,8 @@ class ModelSpec:
     embedding_length: int
     capabilities: tuple[str, ...]
     remote: bool = False
+    salt: str = ""
+    """Tells models of the same size apart that only have a size."""
 
     @property
     def embedding_only(self) -> bool:
@@ -56,7 +58,7 @@ class ModelSpec:
     @property
     def blob_content(self) -> bytes:
         """A few bytes that stand for the weights."""
-        return f"weights {self.family} {self.parameter_size} {self.quantization} {self.file_bytes}".encode()
+        return f"weights {self.family} {self.parameter_size} {self.quantization} {self.file_bytes} {self.salt}".encode()
 
     @property
     def blob_digest(self) -> str:
@@ -153,7 +155,7 @@ def _sized(name: str, gigabytes: float) -> ModelSpec:
     near = min(rows, key=lambda row: abs(row["file_GB"] - gigabytes))
     known = model_named(name)
     spec = known if known is not None else _model(name, near, None)
-    return replace(spec, file_bytes=int(gigabytes * 1e9), parameter_size=f"{gigabytes / 0.61:.1f}B")
+    return replace(spec, file_bytes=int(gigabytes * 1e9), parameter_size=f"{gigabytes / 0.61:.1f}B", salt=name)
 
 
 def _cloud(name: str) -> ModelSpec:

@@ -51,14 +51,15 @@ class Generation:
         "_future",
         "_logprobs",
         "_out",
-        "_prompt_tokens",
         "_stream",
         "_strike",
         "_tokens",
         "_top",
+        "done_reason",
         "first_at",
         "last_at",
         "made",
+        "prompt_tokens",
         "script",
     )
 
@@ -73,13 +74,14 @@ class Generation:
         logprobs: int | None,
     ) -> None:
         self.script = script
+        self.done_reason = script.done_reason
+        self.prompt_tokens = prompt_tokens
         self.made = 0
         self.first_at = 0.0
         self.last_at = 0.0
         self._exchange = exchange
         self._dialect = dialect
         self._stream = stream and not script.hidden
-        self._prompt_tokens = prompt_tokens
         self._logprobs: list[dict[str, Any]] | None = None if logprobs is None else []
         self._top = logprobs or 0
         self._tokens = [in_json(piece) for piece in script.pieces]
@@ -138,7 +140,7 @@ class Generation:
     def strike_at(self, fault: Fault, strike: int) -> None:
         """Call the fault after ``strike`` tokens (at the last one where there are fewer)."""
         self._fault = fault
-        self._strike = max(1, min(strike, len(self._tokens)))
+        self._strike = max(1, min(strike, len(self._tokens) or strike))
 
     def mark(self, fault: Fault) -> None:
         """Remember a fault that shows only after the end."""
@@ -163,7 +165,7 @@ class Generation:
         """What was said so far."""
         thoughts = self.script.thoughts
         said = self.script.pieces[: self.made]
-        result = Result(tokens=self.made, prompt_tokens=self._prompt_tokens, done_reason=self.script.done_reason)
+        result = Result(tokens=self.made, prompt_tokens=self.prompt_tokens, done_reason=self.done_reason)
         if not self.script.hidden:
             result.thinking = "".join(said[:thoughts])
             result.text = "".join(said[thoughts:])
@@ -179,7 +181,7 @@ class Generation:
 
     def _start(self) -> None:
         dialect = self._dialect
-        self._exchange.start(dialect.content_type, *dialect.headers, first=dialect.opening(self._prompt_tokens))
+        self._exchange.start(dialect.content_type, *dialect.headers, first=dialect.opening(self.prompt_tokens))
 
     def _special(self, index: int, stamp: bytes) -> bytes:
         logprob = None if self._logprobs is None else self._logprob(index)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from corral.emulator.ask import Ask, Rejected
+from corral.emulator.breaking import show_error, strike
 from corral.emulator.catalog import ModelSpec, calibration
 from corral.emulator.dialects.base import JSON, PLAIN_JSON, Dialect
 from corral.emulator.dialects.native import Native
 from corral.emulator.faults import Fault, Faults, Moment
-from corral.emulator.generation import LOST, LOST_LEGACY, Broken, Ended, Generation, Script, Struck
+from corral.emulator.generation import Broken, Ended, Generation, Script, Struck
 from corral.emulator.prefix import tokens_in
 from corral.emulator.rig import Rig
 from corral.emulator.runner import Job, Runner
 from corral.emulator.script import script_for
 from corral.emulator.text import stamp, token_ids
-from corral.emulator.wire import Exchange, framed
+from corral.emulator.wire import Exchange
 
 TOO_LONG = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, "
@@ -187,11 +187,12 @@ class Inference:
                 raise Struck
             await self._engine.generate(generation, ask, runner)
         except Struck:
-            await self._strike(generation, ask, runner, dialect)
+            self._counters.failed += 1
+            await strike(generation, ask, runner, dialect, self._rig)
             return
         except Broken as broken:
             self._counters.failed += 1
-            self._show_error(generation, ask, dialect, str(broken))
+            show_error(generation, ask, dialect, str(broken))
             return
         except Ended:
             return
@@ -223,74 +224,6 @@ class Inference:
             exchange.finish()
         if extra:
             exchange.send(extra)
-
-    def _show_error(self, generation: Generation, ask: Ask, dialect: Dialect, message: str) -> None:
-        exchange = generation.exchange
-        if exchange.started:
-            exchange.send(dialect.broken(message) + b"0\r\n\r\n")
-            exchange.finish()
-            return
-        content_type = PLAIN_JSON if ask.stream or not isinstance(dialect, Native) else JSON
-        exchange.answer(500, dialect.error(500, message), content_type)
-
-    # -- ordered faults -------------------------------------------------------------------------------------------
-
-    async def _strike(self, generation: Generation, ask: Ask, runner: Runner, dialect: Dialect) -> None:
-        fault = generation.struck
-        assert fault is not None
-        self._counters.failed += 1
-        exchange, connection = generation.exchange, generation.exchange.connection
-        lost = LOST_LEGACY if self._rig.machine.spec.legacy else LOST
-        match fault.kind:
-            case "crash-process":
-                os._exit(1)
-            case "crash-runner":
-                self._rig.crash(runner, lost)
-                self._show_error(generation, ask, dialect, lost)
-            case "oom":
-                self._rig.out_of_memory()
-                message = "an error was encountered while running the model: CUDA error: out of memory"
-                self._show_error(generation, ask, dialect, message)
-            case "error-mid-stream":
-                self._show_error(generation, ask, dialect, lost)
-            case "end-without-done" if ask.stream:
-                generation.begin()
-                exchange.end()
-            case "end-without-done":
-                self._end_whole_undone(generation, dialect)
-            case _:
-                self._break_body(generation, ask, dialect)
-                if fault.kind == "reset-mid-stream":
-                    connection.reset()
-                elif fault.kind == "hang-mid-stream":
-                    await self._hang()
-                else:
-                    connection.close()
-
-    def _end_whole_undone(self, generation: Generation, dialect: Dialect) -> None:
-        body = dialect.whole(generation.result(), _now())
-        undone = body.replace(b'"done":true', b'"done":false', 1)
-        generation.exchange.answer(200, undone, JSON if isinstance(dialect, Native) else PLAIN_JSON)
-
-    def _break_body(self, generation: Generation, ask: Ask, dialect: Dialect) -> None:
-        """Part of a chunk (or of a sized body), so that the end cannot look clean."""
-        exchange = generation.exchange
-        fault = generation.struck
-        if ask.stream:
-            generation.begin()
-            next_piece = dialect.text(b"interrupted", _now(), None)
-            broken = b"zz\r\n" + next_piece if fault is not None and fault.kind == "bad-chunk" else next_piece[:-9]
-            exchange.send(broken)
-        else:
-            body = dialect.whole(generation.result(), _now())
-            framing = b"Content-Length: %d" % len(body)
-            if fault is not None and fault.kind == "bad-chunk":
-                framing, body = b"Transfer-Encoding: chunked", b"zz\r\n" + framed(body)
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n" + framing + b"\r\n\r\n"
-            exchange.send(head + body[: len(body) // 2])
-
-    async def _hang(self) -> None:
-        await self._rig.loop.create_future()
 
 
 def _is_unload(ask: Ask, dialect: Dialect) -> bool:

@@ -34,7 +34,7 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
     return Settings(
         id=options["identity"] or str(port or os.getpid()),
         gpu=gpu_named(options["gpu"]),
-        models=tuple(model_given(text) for text in options["models"]),
+        models=tuple(model_given(text) for text in options["models"] or _models_of(options["gguf"])),
         host=host,
         port=port,
         version=_version(options["ollama_version"]),
@@ -111,6 +111,14 @@ def _keep_alive(text: str) -> float:
 
 def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
+
+
+def _models_of(gguf: str | None) -> list[str]:
+    """Without ``--model`` a GGUF file names its model."""
+    if gguf is None or not Path(gguf).is_file():
+        return []
+    path = Path(gguf)
+    return [f"{path.stem.lower().replace(' ', '-')}={max(path.stat().st_size / 1e9, 0.001):.3f}"]
 
 
 def _gguf(engine: str, text: str | None) -> Path | None:

@@ -111,6 +111,8 @@ class Rig:
         self.speed = speed
         self.loop = asyncio.get_running_loop()
         self.tokens = 0
+        self.outside = 0
+        """Streams whose tokens another engine makes."""
         self._fixed_tok_s = fixed_tok_s
         self._waiting: dict[int, asyncio.Future[Runner]] = {}
         self._tickers: dict[Runner, Ticker] = {}
@@ -192,7 +194,7 @@ class Rig:
         return sum(len(ticker.batch) > 0 for ticker in self._tickers.values())
 
     def active_streams(self) -> int:
-        return sum(len(ticker.batch) for ticker in [*self._tickers.values(), self._cloud])
+        return self.outside + sum(len(ticker.batch) for ticker in [*self._tickers.values(), self._cloud])
 
     # -- effects --------------------------------------------------------------------------------------------------
 

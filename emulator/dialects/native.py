@@ -14,6 +14,7 @@ from corral.emulator.ask import (
     list_of,
     options_of,
     render,
+    sampling_of,
     signature_of,
     text_of,
     top_logprobs_of,
@@ -38,7 +39,8 @@ def read_chat(body: dict[str, Any]) -> Ask:
         messages.append((last_role, content))
         images += len(list_of(entry, "images"))
     tools = function_tools(list_of(body, "tools"))
-    return _ask(body, render(messages), chat=True, empty=not messages, last_role=last_role, tools=tools, images=images)
+    more = {"last_role": last_role, "tools": tools, "images": images, "messages": tuple(messages)}
+    return _ask(body, render(messages), chat=True, empty=not messages, **more)
 
 
 def read_generate(body: dict[str, Any]) -> Ask:
@@ -48,10 +50,12 @@ def read_generate(body: dict[str, Any]) -> Ask:
     if raw and (body.get("template") or body.get("system") or body.get("context")):
         raise Rejected(400, "raw mode does not support template, system, or context")
     parts = [("system", text_of(body, "system")), ("user", prompt), ("suffix", text_of(body, "suffix"))]
-    rendered = prompt.encode("utf-8", "surrogatepass") if raw else render([part for part in parts if part[1]])
+    messages = [part for part in parts if part[1]]
+    rendered = prompt.encode("utf-8", "surrogatepass") if raw else render(messages)
     context = tuple(number for number in list_of(body, "context") if isinstance(number, int))
     images = len(list_of(body, "images"))
-    return _ask(body, rendered, chat=False, empty=not prompt, raw=raw, context=context, images=images)
+    more = {"raw": raw, "context": context, "images": images, "messages": tuple(messages)}
+    return _ask(body, rendered, chat=False, empty=not prompt, **more)
 
 
 def _ask(body: dict[str, Any], prompt: bytes, **more: Any) -> Ask:
@@ -77,6 +81,7 @@ def _ask(body: dict[str, Any], prompt: bytes, **more: Any) -> Ask:
         shift=shift,
         keep_alive_s=keep_alive_of(body.get("keep_alive")),
         signature=signature_of(options, shift),
+        sampling=sampling_of(options),
         **more,
     )
 

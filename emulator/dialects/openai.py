@@ -14,6 +14,7 @@ from corral.emulator.ask import (
     function_tools,
     list_of,
     render,
+    sampling_of,
     text_of,
     top_logprobs_of,
     wrong_type,
@@ -44,6 +45,8 @@ def read_chat(body: dict[str, Any]) -> Ask:
     return Ask(
         model=text_of(body, "model"),
         prompt=render(messages),
+        messages=tuple(messages),
+        sampling=sampling_of(body),
         stream=flag(body, "stream", False),
         chat=True,
         last_role=last_role,
@@ -66,6 +69,8 @@ def read_completion(body: dict[str, Any]) -> Ask:
     return Ask(
         model=text_of(body, "model"),
         prompt=render([("user", prompt)]),
+        messages=(("user", prompt),),
+        sampling=sampling_of(body),
         stream=flag(body, "stream", False),
         chat=False,
         empty=not prompt,

@@ -5,7 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from corral.emulator.ask import Ask, Rejected, dict_of, flag, function_tools, list_of, render, text_of, wrong_type
+from corral.emulator.ask import (
+    Ask,
+    Rejected,
+    dict_of,
+    flag,
+    function_tools,
+    list_of,
+    render,
+    sampling_of,
+    text_of,
+    wrong_type,
+)
 from corral.emulator.dialects.base import EVENTS, Result
 from corral.emulator.dialects.openai import content_of, effort_to_think, error_body
 from corral.emulator.text import to_json
@@ -32,6 +43,8 @@ def read_request(body: dict[str, Any]) -> Ask:
     return Ask(
         model=text_of(body, "model"),
         prompt=render(messages),
+        messages=tuple(messages),
+        sampling=sampling_of(body),
         stream=flag(body, "stream", False),
         chat=True,
         last_role=last_role,

@@ -1,4 +1,4 @@
-"""What a streamed line costs the emulator: ``python -m tests.emulator.bench_streams [STREAMS] [TOKENS_PER_S] [SECONDS]``.
+"""What a streamed line costs: ``python -m tests.emulator.bench_streams [STREAMS] [TOKENS_PER_S] [SECONDS]``.
 
 Not a test: it asserts nothing.
 """
@@ -61,4 +61,5 @@ def _read(selector: selectors.BaseSelector, seconds: float) -> int:
 
 if __name__ == "__main__":
     given = [float(text) for text in sys.argv[1:]]
-    main(*[int(given[0]) if given else 200, given[1] if given[1:] else 100.0, given[2] if given[2:] else 8.0])
+    streams, rate, seconds = (*given, *(200.0, 100.0, 8.0)[len(given) :])
+    main(int(streams), rate, seconds)
