@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.model import Policy, ReplicaView, RouteRequest
@@ -16,9 +16,11 @@ from tests.policies.views import MODELS, REQUEST, candidate_lists, requests, vie
 
 every_policy = pytest.mark.parametrize("name", POLICIES)
 seeds = st.integers(0, 2**32)
+drawn = settings(derandomize=True, deadline=None)
 
 
 @every_policy
+@drawn
 @given(candidates=candidate_lists, request_=requests, seed=seeds)
 def test_it_chooses_one_of_the_candidates_and_says_why_in_a_few_words(
     name: str, candidates: Sequence[ReplicaView], request_: RouteRequest, seed: int
@@ -29,6 +31,7 @@ def test_it_chooses_one_of_the_candidates_and_says_why_in_a_few_words(
 
 
 @every_policy
+@drawn
 @given(candidates=candidate_lists, request_=requests, seed=seeds)
 def test_the_same_seed_gives_the_same_decision(
     name: str, candidates: Sequence[ReplicaView], request_: RouteRequest, seed: int
@@ -38,6 +41,7 @@ def test_the_same_seed_gives_the_same_decision(
 
 
 @every_policy
+@drawn
 @given(candidates=candidate_lists, request_=requests, seed=seeds)
 def test_the_order_of_the_candidates_does_not_matter(
     name: str, candidates: Sequence[ReplicaView], request_: RouteRequest, seed: int
@@ -49,6 +53,7 @@ def test_the_order_of_the_candidates_does_not_matter(
 
 
 @every_policy
+@drawn
 @given(candidates=candidate_lists, request_=requests, seed=seeds)
 def test_a_policy_keeps_no_state_between_decisions(
     name: str, candidates: Sequence[ReplicaView], request_: RouteRequest, seed: int

@@ -1,0 +1,310 @@
+"""Any order of events at all: what must hold after each of them, and at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from corral.errors import Fault, Refusal
+from corral.gateway.schedule.effects import Effect, Interrupt, Refuse, Send
+from corral.gateway.schedule.health import HealthRules
+from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
+from corral.gateway.schedule.ticket import Lease, Ticket
+from corral.model import Health, OllamaSample, ProbeResult, Replica, ReplicaState, RequestKind, RouteRequest
+from corral.policies import POLICIES, make_policy
+from tests.gateway.schedule.history import installed
+
+IDS = ("a", "b", "c")
+MODELS = ("m", "n", "o")
+ids = st.sampled_from(IDS)
+picks = st.integers(0, 10_000)
+FAULTS = [fault for fault in Fault if fault is not Fault.HUNG]
+RULES = HealthRules(eject_after=3, eject_base_s=2.0, eject_max_s=5.0)
+WAITS = (RequestKind.INFERENCE, RequestKind.STORE, RequestKind.SHOW)
+
+
+class Life(RuleBasedStateMachine):
+    """Keeps its own books, from the effects alone, and compares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self.running: dict[Ticket, Replica] = {}
+        self.committed: set[Ticket] = set()
+        self.waiting: list[Ticket] = []
+        """In order of arrival."""
+        self.interrupted: list[Ticket] = []
+        self.ended: Counter[Ticket] = Counter()
+        self.met: dict[Ticket, list[str]] = {}
+        self.submitted: list[Ticket] = []
+        self.has: dict[str, set[str]] = {id: set() for id in IDS}
+        self.retried = 0
+        self.stopped = False
+
+    @initialize(
+        policy=st.sampled_from(sorted(POLICIES)),
+        seed=st.integers(0, 1000),
+        slots=st.lists(st.sampled_from((None, 1, 2, 3)), min_size=3, max_size=3),
+        max_requests=st.integers(0, 6),
+    )
+    def begin(self, policy: str, seed: int, slots: list[int | None], max_requests: int) -> None:
+        self.limits = QueueLimits(max_requests, 60.0)
+        self.replicas = {id: Replica(id, "h", at, slots=slots[at]) for at, id in enumerate(IDS)}
+        self.scheduler: Scheduler[Ticket] = Scheduler(make_policy(policy), policy, self.limits, Random(seed), RULES)
+        self.take(self.scheduler.set_replicas(list(self.replicas.values()), 0.0))
+
+    # ---- the books
+
+    def take(self, effects: list[Effect[Ticket]]) -> None:
+        states = {state.id: state for state in self.scheduler.snapshot(self.now_s).replicas}
+        for effect in effects:
+            match effect:
+                case Send(ticket, lease, decision):
+                    assert lease.ticket is ticket
+                    assert ticket.lease is lease
+                    assert decision.replica_id == lease.replica.id
+                    self.sent(ticket, lease.replica, states[lease.replica.id])
+                case Refuse(ticket, refusal, retry_after_s):
+                    self.refused(ticket, refusal, retry_after_s)
+                case Interrupt(ticket, Fault.HUNG):
+                    assert ticket in self.running
+                    assert ticket not in self.committed
+                    self.interrupted.append(ticket)
+
+    def sent(self, ticket: Ticket, replica: Replica, state: ReplicaState) -> None:
+        assert state.enabled
+        assert state.health is not Health.DOWN
+        assert ticket not in self.running
+        assert not self.ended[ticket]
+        if ticket.request.kind is RequestKind.INFERENCE and state.health is not Health.EJECTED:
+            for older in self.waiting:
+                if older is ticket:
+                    break
+                same = older.request == ticket.request
+                assert not same or replica.id in older.excluded, f"{ticket} overtook {older} on {replica.id}"
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+        self.running[ticket] = replica
+        self.met.setdefault(ticket, []).append(replica.id)
+
+    def refused(self, ticket: Ticket, refusal: Refusal, retry_after_s: int | None) -> None:
+        assert ticket not in self.running
+        if refusal in (Refusal.QUEUE_FULL, Refusal.WAITED_TOO_LONG):
+            assert retry_after_s is not None
+            assert 1 <= retry_after_s <= 600
+        if refusal is Refusal.QUEUE_FULL:
+            assert not ticket.excluded, "a retried request is never refused for a full queue"
+        if ticket in self.waiting:
+            self.waiting.remove(ticket)
+        self.end(ticket)
+
+    def end(self, ticket: Ticket) -> None:
+        self.ended[ticket] += 1
+
+    def release(self, pick: int) -> Ticket:
+        ticket = list(self.running)[pick % len(self.running)]
+        self.forget(ticket)
+        return ticket
+
+    def forget(self, ticket: Ticket) -> None:
+        del self.running[ticket]
+        self.committed.discard(ticket)
+        if ticket in self.interrupted:
+            self.interrupted.remove(ticket)
+
+    # ---- events
+
+    @rule(seconds=st.sampled_from((0.0, 0.01, 0.25, 1.0, 3.0, 20.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.take(self.scheduler.tick(self.now_s))
+
+    @rule(model=st.sampled_from(MODELS), kind=st.sampled_from(RequestKind), replayable=st.booleans())
+    def submit(self, model: str, kind: RequestKind, replayable: bool) -> None:
+        self.admit(kind, None if kind is RequestKind.OTHER else f"{model}:latest", replayable or kind in WAITS)
+
+    @rule(model=st.sampled_from(MODELS[:2]), count=st.integers(1, 4))
+    def submit_some(self, model: str, count: int) -> None:
+        for _ in range(count):
+            self.admit(RequestKind.INFERENCE, f"{model}:latest", True)
+
+    def admit(self, kind: RequestKind, model: str | None, replayable: bool) -> None:
+        ticket = Ticket(RouteRequest(kind, model), self.now_s)
+        ticket.replayable = replayable
+        self.submitted.append(ticket)
+        effects = self.scheduler.submit(ticket, self.now_s)
+        if ticket.queued:
+            assert kind in WAITS
+            self.waiting.append(ticket)
+        self.take(effects)
+
+    @precondition(lambda self: self.waiting)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        ticket = self.waiting.pop(pick % len(self.waiting))
+        self.scheduler.cancel(ticket)
+        self.scheduler.cancel(ticket)
+        self.end(ticket)
+
+    @precondition(lambda self: self.running)
+    @rule(pick=picks)
+    def first_byte(self, pick: int) -> None:
+        ticket = list(self.running)[pick % len(self.running)]
+        if ticket not in self.interrupted:
+            self.scheduler.first_byte(ticket, self.now_s)
+            self.committed.add(ticket)
+
+    @precondition(lambda self: self.running)
+    @rule(pick=picks, ok=st.booleans())
+    def finish(self, pick: int, ok: bool) -> None:
+        ticket = self.release(pick)
+        self.end(ticket)
+        self.take(self.scheduler.finish(ticket, self.now_s, ok=ok))
+
+    @precondition(lambda self: self.running)
+    @rule(pick=picks)
+    def spare(self, pick: int) -> None:
+        ticket = self.release(pick)
+        self.end(ticket)
+        self.take(self.scheduler.spared(ticket, self.now_s))
+
+    @precondition(lambda self: len(self.running) > len(self.committed))
+    @rule(pick=picks, fault=st.sampled_from(FAULTS))
+    def fail(self, pick: int, fault: Fault) -> None:
+        candidates = [ticket for ticket in self.running if ticket not in self.committed]
+        self.fail_one(candidates[pick % len(candidates)], fault)
+
+    @precondition(lambda self: self.interrupted)
+    @rule()
+    def obey_the_interruption(self) -> None:
+        self.fail_one(self.interrupted[0], Fault.HUNG)
+
+    def fail_one(self, ticket: Ticket, fault: Fault) -> None:
+        if fault is Fault.STALE and not ticket.stale:
+            self.met[ticket].pop()
+        self.forget(ticket)
+        self.retried += 1
+        self.waiting.append(ticket)
+        self.waiting.sort(key=lambda waiting: waiting.sequence)
+        self.take(self.scheduler.failed(ticket, fault, self.now_s))
+
+    @rule(id=ids, result=st.sampled_from(ProbeResult), times=st.integers(1, 3))
+    def probe(self, id: str, result: ProbeResult, times: int) -> None:
+        for _ in range(times):
+            self.take(self.scheduler.probed(id, result, self.now_s))
+
+    @rule(id=ids)
+    def hear(self, id: str) -> None:
+        self.scheduler.progress(id, self.now_s)
+
+    @rule(id=ids, models=st.sets(st.sampled_from(MODELS)))
+    def sample(self, id: str, models: set[str]) -> None:
+        self.has[id] = {f"{model}:latest" for model in models}
+        sample = OllamaSample(id, self.now_s, None, installed(*sorted(models)), None)
+        self.take(self.scheduler.sampled(sample, self.now_s))
+
+    @rule(id=ids, enabled=st.booleans())
+    def operate(self, id: str, enabled: bool) -> None:
+        if id in self.replicas:
+            self.take(self.scheduler.set_enabled(id, enabled, self.now_s))
+
+    @rule(slots=st.lists(st.sampled_from((None, 1, 2, 4)), min_size=3, max_size=3), without=st.sets(ids, max_size=2))
+    def reload(self, slots: list[int | None], without: set[str]) -> None:
+        known = {id: Replica(id, "h", at, slots=slots[at]) for at, id in enumerate(IDS)}
+        self.replicas = {id: replica for id, replica in known.items() if id not in without}
+        for id in without:
+            self.has[id] = set()
+        self.take(self.scheduler.set_replicas(list(self.replicas.values()), self.now_s))
+
+    @precondition(lambda self: len(self.submitted) > 30)
+    @rule()
+    def stop(self) -> None:
+        self.stopped = True
+        self.take(self.scheduler.stop(self.now_s))
+        assert not self.waiting
+
+    # ---- what holds after each
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        snapshot = self.scheduler.snapshot(self.now_s)
+        assert snapshot.inflight == self.scheduler.inflight == len(self.running)
+        assert snapshot.queued == self.scheduler.queued == len(self.waiting)
+        assert sum(snapshot.queued_by_model.values()) == len(self.waiting)
+        assert [ticket for ticket in self.submitted if ticket.queued] == self.waiting
+        assert len(self.waiting) <= self.limits.max_requests + self.retried
+        held = Counter((lease_of(t).replica.id, lease_of(t).key) for t in self.running if lease_of(t).key is not None)
+        for state in snapshot.replicas:
+            mine = {model: count for (id, model), count in held.items() if id == state.id}
+            assert state.inflight_by_model == mine
+            assert state.inflight == sum(replica.id == state.id for replica in self.running.values())
+
+    @invariant()
+    def each_replica_gets_a_request_once(self) -> None:
+        for ticket, ids_met in self.met.items():
+            assert len(ids_met) == len(set(ids_met)), f"{ticket} went to {ids_met}"
+
+    @invariant()
+    def every_ticket_is_in_one_place(self) -> None:
+        for ticket in self.submitted:
+            assert (ticket in self.running) + ticket.queued + self.ended[ticket] == 1
+
+    @invariant()
+    def nothing_waits_that_could_be_sent(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        snapshot = self.scheduler.snapshot(self.now_s)
+        usable = [state for state in snapshot.replicas if state.enabled and state.health in (Health.UP, Health.UNKNOWN)]
+        for ticket in self.waiting:
+            model = ticket.request.model
+            if ticket.request.kind is not RequestKind.INFERENCE or model is None:
+                continue
+            for state in usable:
+                free = state.inflight_by_model.get(model, 0) < (state.slots or 1)
+                has_it = model in (state.installed or ())
+                assert not (has_it and free and state.id not in ticket.excluded), f"{ticket} could be on {state.id}"
+
+    @invariant()
+    def one_request_changes_the_store(self) -> None:
+        assert sum(ticket.request.kind is RequestKind.STORE for ticket in self.running) <= 1
+
+    def teardown(self) -> None:
+        """Let everything end; then nothing may be left."""
+        if not hasattr(self, "scheduler"):
+            return
+        while self.running:
+            self.finish(0, True)
+        for _ in range(2):
+            self.now_s += 61.0
+            self.take(self.scheduler.tick(self.now_s))
+            while self.running:
+                self.spare(0)
+        assert set(self.ended.values()) <= {1}
+        assert self.ended.total() == len(self.submitted)
+        assert leftovers(self.scheduler) == []
+
+
+def lease_of(ticket: Ticket) -> Lease:
+    assert ticket.lease is not None
+    return ticket.lease
+
+
+def leftovers(scheduler: Scheduler[Ticket]) -> list[str]:
+    """What is still kept of requests. The one place where tests look inside: a leak shows nowhere else."""
+    dispatcher, roster = scheduler._dispatcher, scheduler._roster
+    kept = {"lanes": dispatcher.waiting.lanes, "homes": dispatcher.homes, "asking": dispatcher._asking}
+    for member in (*roster.members.values(), *roster._leaving.values()):
+        kept |= {f"leases of {member.id}": member.leases, f"slots of {member.id}": member.inflight}
+        kept |= {f"trial of {member.id}": [member.probation] if member.probation else []}
+    kept |= {"leaving": roster._leaving, "store": [roster.store_ticket] if roster.store_ticket else []}
+    return [name for name, what in kept.items() if what]
+
+
+Life.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None, derandomize=True)
+TestLife = Life.TestCase
