@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from corral.gateway.app import App
 from corral.gateway.config import Config
-from corral.model import Health
+from corral.gateway.gateway import Gateway
+from corral.gateway.schedule.scheduler import Scheduler
+from corral.gateway.wire.exchange import Exchange
+from corral.model import Health, ReplicaState
 from corral.probes.ollama import probe_session
 from tests.gateway.wire.replica import MODEL, ScriptedReplica
 
@@ -68,7 +71,8 @@ class Client:
         assert data.endswith(b"\r\n")
         return data[:-2]
 
-    async def chunks(self):  # type: ignore[no-untyped-def]
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The chunks' payloads, up to the last chunk."""
         while payload := await self.chunk():
             yield payload
 
@@ -104,15 +108,15 @@ class RunningGateway:
         await until(lambda: all(state.health is Health.UP and state.installed for state in self.states))
 
     @property
-    def gateway(self):  # type: ignore[no-untyped-def]
+    def gateway(self) -> Gateway:
         return self.app.gateway
 
     @property
-    def states(self):  # type: ignore[no-untyped-def]
+    def states(self) -> tuple[ReplicaState, ...]:
         return self.app.gateway.snapshot().replicas
 
     @property
-    def scheduler(self):  # type: ignore[no-untyped-def]
+    def scheduler(self) -> Scheduler[Exchange]:
         return self.app.gateway.carrier.scheduler
 
     async def connect(self) -> Client:

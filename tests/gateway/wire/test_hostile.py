@@ -12,7 +12,7 @@ import tracemalloc
 import pytest
 
 from tests.gateway.wire.conftest import Start
-from tests.gateway.wire.harness import CHAT, CHAT_WHOLE, RunningGateway, post, until
+from tests.gateway.wire.harness import CHAT, CHAT_WHOLE, Client, RunningGateway, post, until
 from tests.gateway.wire.replica import Call
 
 HOST = b"Host: localhost\r\n"
@@ -397,7 +397,7 @@ async def test_nothing_a_client_or_the_log_sees_names_prompts_secrets_or_replica
         assert str(replica.port) not in seen.decode()
 
 
-async def broken(gateway: RunningGateway, body: bytes):  # type: ignore[no-untyped-def]
+async def broken(gateway: RunningGateway, body: bytes) -> Client:
     client = await gateway.connect()
     await client.send(post("/api/chat", body, "X-Bad : 1"))
     return client

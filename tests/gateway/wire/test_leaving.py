@@ -122,6 +122,7 @@ async def test_a_slow_reader_holds_little_memory_and_stops_the_replica(start: St
         before = written
         await asyncio.sleep(0.2)
     exchange = next(iter(gateway.gateway.connections))
+    assert exchange.transport is not None
     assert exchange.transport.get_write_buffer_size() < 1 << 20
     assert written < 64 << 20  # what the kernel's buffers take, and no more
     client.reset()
