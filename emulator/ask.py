@@ -232,13 +232,23 @@ def _go_syntax_error(body: bytes) -> str:
     try:
         json.loads(body)
     except json.JSONDecodeError as error:
-        rest = error.doc[error.pos : error.pos + 1]
+        rest = error.doc[error.pos :]
         if not rest or error.msg.startswith("Unterminated"):
             return "unexpected EOF"
+        literal = {"t": "true", "f": "false", "n": "null"}.get(rest[0])
+        if literal is not None and error.msg == "Expecting value":
+            return _go_literal_error(literal, rest)
         expected = {"Expecting value": "looking for beginning of value"}.get(error.msg)
         if error.msg.startswith("Expecting property name"):
             expected = "looking for beginning of object key string"
-        return f"invalid character {rest!r} {expected or 'after object key:value pair'}"
+        return f"invalid character {rest[0]!r} {expected or 'after object key:value pair'}"
     except (ValueError, RecursionError):
         return "invalid UTF-8 in request body"
     return "invalid number"
+
+
+def _go_literal_error(literal: str, rest: str) -> str:
+    for wanted, got in zip(literal, rest, strict=False):
+        if wanted != got:
+            return f"invalid character {got!r} in literal {literal} (expecting {wanted!r})"
+    return "unexpected EOF"
