@@ -12,7 +12,7 @@ from corral.model import Health, Replica, RequestKind
 
 T = TypeVar("T", bound=Ticket)
 
-LEADER_KINDS = frozenset({RequestKind.STORE, RequestKind.BLOB})
+LEADER_KINDS = (RequestKind.STORE, RequestKind.BLOB)
 
 
 class Roster(Generic[T]):

@@ -227,7 +227,7 @@ def test_streams_that_break_one_after_the_other_eject() -> None:
 
 
 def test_a_replica_that_fails_fast_does_not_attract_traffic() -> None:
-    """F1: it looks idle after each failure. Of a thousand requests it must see a handful."""
+    """It looks idle after each failure. Of a thousand requests it must see a handful."""
     stage = Stage("a:4 b:4")
     met: Counter[str] = Counter()
     for number in range(1000):
@@ -413,3 +413,13 @@ def test_the_table_is_what_happens(state: Health, sign: Sign) -> None:
         case Sign.PROVEN:
             record.request_answered(20, 21)
     assert record.state is expected
+
+
+def test_one_that_only_an_ejected_replica_can_serve_does_not_wait_behind_those_that_wait_for_a_healthy_one() -> None:
+    stage = Stage("a:4 b")
+    for number in range(5):
+        stage.play("drain a", f"submit e{number}", "resume a", f"fail e{number} crashed", f"finish e{number}")
+    stage.play("submit 0", "submit 1", "submit 2", "submit 3", "replicas a:1 b")
+    assert stage.play("fail 3 reset") == "send 3 b", "the last resort"
+    assert stage.play("fail 2 reset", "fail 1 stale") == "", "both wait: 1 for the slot of a, 2 for that of b"
+    assert stage.play("spare 3") == "send 2 b"

@@ -149,6 +149,26 @@ RETRIES = {
         fail 1 stale      -> send 1 b
         fail 1 stale      -> refuse 1 EXHAUSTED
     """,
+    "whichever of them came back first": """
+        replicas a b
+        submit 1          -> send 1 a
+        submit 2          -> send 2 b
+        fail 1 reset      ->
+        fail 2 reset      -> send 1 b, send 2 a
+    """,
+    "between those that came back and those that never left, too": """
+        replicas a b c
+        submit 1          -> send 1 a
+        submit 2          -> send 2 b
+        submit 3          -> send 3 c
+        submit 4          ->
+        fail 1 reset      -> send 4 a
+        fail 2 reset      -> send 1 b
+        fail 3 reset      -> send 2 c
+        submit 5          ->
+        finish 4          -> send 3 a
+        finish 1          -> send 5 b
+    """,
     "one that may go to the same replica again is still the oldest": """
         replicas a
         submit 1          -> send 1 a
@@ -295,6 +315,14 @@ NOBODY = {
         tags b n          -> refuse 1 NO_REPLICA
         submit 2 n        -> send 2 b
     """,
+    "one that was sent before does not ask again who has its model": """
+        replicas a b
+        tags b n          ->
+        at 1
+        submit 1 m        -> send 1 a
+        probe a refused   ->
+        fail 1 connect    -> a down, refuse 1 EXHAUSTED
+    """,
     "one that waits only for a replica that goes down is refused": """
         replicas a b
         submit 1          -> send 1 a
@@ -387,6 +415,17 @@ MODELS = {
         submit 1 new show -> refresh
         tags a m          ->
         tags b new        -> send 1 b
+    """,
+    "show does not wait for the slot that one before it waits for": """
+        replicas a
+        at 1
+        submit 1 new      -> refresh
+        submit 2 new      ->
+        tags a m          -> send 1 a
+        at 2
+        submit 3 new show -> refresh
+        tags a m          -> send 3 a
+        finish 1          -> send 2 a
     """,
     "a cloud model need not be on any list": """
         replicas a

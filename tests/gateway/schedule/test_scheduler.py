@@ -219,7 +219,6 @@ def test_round_robin_follows_the_weights() -> None:
 
 
 def test_a_reload_does_not_restart_the_round() -> None:
-    """F11."""
     scheduler = rotation(a=1, b=1, c=1)
     sent = []
     for _ in range(30):
