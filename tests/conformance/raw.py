@@ -96,6 +96,16 @@ class Wire:
             self._buffer = self.socket.recv(65536)
         return self._buffer
 
+    def wait_for(self, mark: bytes) -> None:
+        """Until these bytes have come (nothing is consumed)."""
+        while mark not in self._buffer:
+            self._more()
+
+    def drain(self) -> None:
+        """Read until the connection ends, which raises."""
+        while True:
+            self._more()
+
     def _chunks(self, answer: Answer) -> None:
         try:
             while size := int(self._until(b"\r\n"), 16):
