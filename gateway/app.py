@@ -33,7 +33,7 @@ from corral.gateway.wire.client import ClientConnection
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
 from corral.model import Policy, Replica
-from corral.policies import make_policy
+from corral.policies.catalogue import make_policy
 from corral.probes.ollama import OllamaProbe, probe_session
 
 log: Final = logging.getLogger("corral.gateway")

@@ -81,19 +81,18 @@ class Carrier:
     def apply(self, effects: Iterable[Effect[Exchange]]) -> None:
         """Carry out ``effects`` in order."""
         for effect in effects:
-            match effect:
-                case Send(ticket, lease, decision):
-                    self._metrics.decided(decision.replica_id, decision.reason)
-                    ticket.send(lease)
-                case Refuse(ticket, refusal, retry_after_s):
-                    self._metrics.refused(refusal)
-                    ticket.refuse(refusal, retry_after_s)
-                case Interrupt(ticket, fault):
-                    ticket.interrupt(fault)
-                case RefreshTags():
-                    self.refresh_tags()
-                case HealthChanged():
-                    self._health_changed(effect)
+            if isinstance(effect, Send):
+                self._metrics.decided(effect.decision.replica_id, effect.decision.reason)
+                effect.ticket.send(effect.lease)
+            elif isinstance(effect, Refuse):
+                self._metrics.refused(effect.refusal)
+                effect.ticket.refuse(effect.refusal, effect.retry_after_s)
+            elif isinstance(effect, Interrupt):
+                effect.ticket.interrupt(effect.fault)
+            elif isinstance(effect, RefreshTags):
+                self.refresh_tags()
+            else:
+                self._health_changed(effect)
 
     def _health_changed(self, change: HealthChanged) -> None:
         self._metrics.health_changed(change.replica_id, change.after)

@@ -95,7 +95,8 @@ class ChunkedBody:
         position = 0
         try:
             while position < len(data) and not self.ended:
-                step = self._continue_large(data, position, out) if self._rest else self._next_chunk(data, position, out)
+                take = self._continue_large if self._rest else self._next_chunk
+                step = take(data, position, out)
                 if step == position:
                     break
                 position = step

@@ -22,6 +22,9 @@ _EXTENSION_SCHEMES: Final = (
 )
 _LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal")
 
+_KNOWN_HOSTS: Final = 256
+_KNOWN_BYTES: Final = 64
+
 _METHODS: Final = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 _HEADERS: Final = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,"
@@ -37,6 +40,8 @@ class BrowserRules:
 
     def __init__(self, *, on_loopback: bool, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
         self._check_host = on_loopback
+        self._known: dict[bytes, bool] = {}
+        """Answers already given: clients repeat themselves, and parsing an address is dear."""
         self._hosts = frozenset(host.lower() for host in hosts) | {socket.gethostname().lower()}
         self.allow_all = "*" in origins
         self._origins = [_origin_pattern(origin) for origin in origins if origin != "*"]
@@ -45,6 +50,14 @@ class BrowserRules:
         """Ollama's rule: enforced only while listening on loopback; IPs must be local, names known."""
         if not self._check_host:
             return True
+        known = self._known.get(host)
+        if known is None:
+            known = self._is_local(host)
+            if len(self._known) < _KNOWN_HOSTS and len(host) <= _KNOWN_BYTES:
+                self._known[host] = known
+        return known
+
+    def _is_local(self, host: bytes) -> bool:
         name = _host_name(host.decode("latin-1")).lower()
         try:
             address = ipaddress.ip_address(name)

@@ -127,14 +127,21 @@ class Ending:
         """The stream's own terminator was seen (always true where none is known)."""
         self.said_error = said_error
         """The replica itself ended the stream with its dialect's error."""
-        usage = (final.usage if final is not None else None) or _Usage()
-        own = final or _Final()
-        self.prompt_tokens = _first(own.prompt_eval_count, usage.prompt_tokens, usage.input_tokens)
-        self.output_tokens = _first(own.eval_count, usage.completion_tokens, usage.output_tokens)
+        self.prompt_tokens: int | None = None
+        self.output_tokens: int | None = None
+        if final is not None:
+            usage = final.usage or _NO_USAGE
+            self.prompt_tokens = _first(final.prompt_eval_count, usage.prompt_tokens, usage.input_tokens)
+            self.output_tokens = _first(final.eval_count, usage.completion_tokens, usage.output_tokens)
 
 
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
+_NO_USAGE: Final = _Usage()
+
+
+def _first(native: int | None, openai: int | None, anthropic: int | None) -> int | None:
+    if native is not None:
+        return native
+    return openai if openai is not None else anthropic
 
 
 def read_ending(end: StreamEnd, content_type: bytes, tail: bytes) -> Ending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -43,9 +44,16 @@ def route_request(route: Route, body: bytes | bytearray, content_type: bytes, te
     infers = route.kind is RequestKind.INFERENCE
     if fields is None or not name or len(name) > _MODEL_BYTES:
         return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant)
-    model = normalise_model(name)
-    kind = RequestKind.CLOUD if infers and is_cloud_model(model) else route.kind
+    model, is_cloud = _name(name)
+    kind = RequestKind.CLOUD if infers and is_cloud else route.kind
     return RouteRequest(kind, model, _signature(fields), len(body), tenant)
+
+
+@lru_cache(maxsize=512)
+def _name(name: str) -> tuple[str, bool]:
+    """The model's one spelling, and whether it runs in the cloud. At most 512 names of at most 512 bytes are kept."""
+    model = normalise_model(name)
+    return model, is_cloud_model(model)
 
 
 def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> _Fields | None:

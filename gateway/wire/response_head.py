@@ -33,8 +33,25 @@ class ResponseHead:
         return method == b"HEAD" or self.status in (204, 304) or self.status < 200
 
 
+_parsed: dict[bytes, ResponseHead] = {}
+"""The last few heads: a replica's streams all begin with the same one, but for a date that changes once a second."""
+_PARSED_HEADS: Final = 64
+_PARSED_BYTES: Final = 1024
+
+
 def parse_response_head(head: bytes) -> ResponseHead:
-    """Parse ``head`` (up to and including the empty line). Raises ReplicaError."""
+    """Parse ``head`` (up to and including the empty line); never changed afterwards. Raises ReplicaError."""
+    response = _parsed.get(head)
+    if response is None:
+        response = _parse(head)
+        if len(_parsed) >= _PARSED_HEADS:
+            _parsed.clear()
+        if len(head) <= _PARSED_BYTES:
+            _parsed[head] = response
+    return response
+
+
+def _parse(head: bytes) -> ResponseHead:
     match = RESPONSE_HEAD.fullmatch(head)
     if match is None:
         raise ReplicaError("malformed response head")
