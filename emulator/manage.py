@@ -56,15 +56,15 @@ class ManageRoutes:
 
     def models(self, exchange: Exchange) -> None:
         data = [listing.openai_model(entry) for entry in self._store.listed()]
-        exchange.answer(200, to_json({"object": "list", "data": data or None}), PLAIN_JSON)
+        exchange.answer(200, to_json({"object": "list", "data": data or None}) + b"\n", PLAIN_JSON)
 
     def one_model(self, exchange: Exchange) -> None:
         name = exchange.path.removeprefix("/v1/models/")
         entry = self._store.get(name)
         if entry is None:
-            exchange.answer(404, openai.error_body(404, f"model '{name}' not found"), PLAIN_JSON)
+            exchange.answer(404, openai.error_body(404, f"model '{name}' not found") + b"\n", PLAIN_JSON)
         else:
-            exchange.answer(200, to_json(listing.openai_model(entry)), PLAIN_JSON)
+            exchange.answer(200, to_json(listing.openai_model(entry) | {"id": name}) + b"\n", PLAIN_JSON)
 
     # -- changing -------------------------------------------------------------------------------------------------
 
@@ -231,7 +231,9 @@ class ManageRoutes:
                 self._line(exchange, error_body(rejected.message))
                 exchange.end()
             else:
-                exchange.answer(rejected.status, error_body(rejected.message), JSON)
+                # once a status was due, the handler had already named its own content type
+                content_type = PLAIN_JSON if last else JSON
+                exchange.answer(rejected.status, error_body(rejected.message), content_type)
             return
         if stream:
             exchange.end()

@@ -117,7 +117,7 @@ class InferenceRoutes:
                 raise Rejected(400, "model is required")
             model, _ = self._find(ask.model, f"model '{ask.model}' not found")
         except Rejected as rejected:
-            exchange.answer(rejected.status, error(rejected.status, rejected.message), PLAIN_JSON)
+            exchange.answer(rejected.status, error(rejected.status, rejected.message) + b"\n", PLAIN_JSON)
             return
         if "thinking" not in model.capabilities:
             ask = replace(ask, think=None)
@@ -155,21 +155,32 @@ class InferenceRoutes:
     async def openai_embeddings(self, exchange: Exchange) -> None:
         try:
             body = parse(exchange.body)
-            inputs = _inputs(body)
+            encoding = text_of(body, "encoding_format")
+            if encoding.lower() not in ("", "float", "base64"):
+                supported = "Supported values: ['float', 'base64']."
+                raise Rejected(400, f"Invalid value for 'encoding_format' = {encoding}. {supported}")
+            inputs = [""] if body.get("input") == "" else _inputs(body)
             if not inputs:
                 raise Rejected(400, "invalid input")
+        except Rejected as rejected:
+            exchange.answer(rejected.status, openai.error_body(rejected.status, rejected.message), JSON)
+            return
+        try:
             vectors, tokens, _ = await self._embed(exchange, body, inputs, unit=True)
         except Rejected as rejected:
-            exchange.answer(rejected.status, openai.error_body(rejected.status, rejected.message), PLAIN_JSON)
+            exchange.answer(rejected.status, openai.error_body(rejected.status, rejected.message) + b"\n", PLAIN_JSON)
             return
-        as_text = body.get("encoding_format") == "base64"
         data = [
-            {"object": "embedding", "embedding": _packed(found) if as_text else found, "index": index}
+            {
+                "object": "embedding",
+                "embedding": _packed(found) if encoding.lower() == "base64" else found,
+                "index": index,
+            }
             for index, found in enumerate(_cut(vectors, body))
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         answer = {"object": "list", "data": data, "model": text_of(body, "model"), "usage": usage}
-        exchange.answer(200, to_json(answer), PLAIN_JSON)
+        exchange.answer(200, to_json(answer) + b"\n", PLAIN_JSON)
 
     async def _embed(
         self, exchange: Exchange, body: dict[str, Any], inputs: list[str], *, unit: bool

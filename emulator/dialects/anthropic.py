@@ -137,10 +137,10 @@ class Anthropic:
             for call in result.tool_calls
         ]
         usage = {"input_tokens": result.prompt_tokens, "output_tokens": result.tokens}
-        return to_json(self._message(content, _stop_reason(result), usage))
+        return to_json(self._message(content, _stop_reason(result), usage)) + b"\n"
 
     def error(self, status: int, message: str) -> bytes:
-        return error_body(status, message, f"req_{self._number}")
+        return error_body(status, message, f"req_{self._number}") + b"\n"
 
     def _message(self, content: list[dict[str, Any]], reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
         start: dict[str, Any] = {"id": f"msg_{self._number}", "type": "message", "role": "assistant"}

@@ -144,10 +144,10 @@ class OpenAI:
         self._usage = usage
         self._legacy = legacy
         self._id = f"chatcmpl-{number}" if chat else f"cmpl-{number}"
-        self._open = b"data: " + self._head(model) + b',"choices":['
         self._first = True
-        zero = b',"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}' if usage and not chat else b""
-        self._close = b"]" + zero + b"}\n\n"
+        # a plain completion names usage in each chunk, with zeros until the last
+        zero = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0} if usage and not chat else None
+        self._open, self._close = self._around(model, zero)
 
     def opening(self, prompt_tokens: int) -> bytes:
         return b""
@@ -161,14 +161,12 @@ class OpenAI:
     def thinking(self, token: bytes, stamp: bytes, logprob: dict[str, Any] | None) -> bytes:
         if not self._chat:
             return b""
-        empty = b'"content":"",' if self._legacy else b""
-        return self._delta(empty + b'"reasoning":"%b"' % token, b"null", logprob)
+        return self._delta(b'"content":"","reasoning":"%b"' % token, b"null", logprob)
 
     def closing(self, result: Result, stamp: bytes) -> bytes:
         events = self._finish(result)
         if self._usage:
-            events += b"data: " + self._head(self._model) + b',"choices":[],"usage":' + to_json(usage_of(result))
-            events += b"}\n\n"
+            events += b"".join(self._around(self._model, usage_of(result)))
         return framed(events + _DONE)
 
     def broken(self, message: str) -> bytes:
@@ -176,7 +174,8 @@ class OpenAI:
         choice = b'{"index":0,"delta":{"content":""},"finish_reason":null}'
         if not self._chat:
             choice = b'{"text":"","index":0,"finish_reason":null}'
-        return framed(b"data: " + self._head("") + b',"choices":[' + choice + self._close)
+        before, after = self._around("", None)
+        return framed(before + choice + after)
 
     def whole(self, result: Result, stamp: bytes) -> bytes:
         choice: dict[str, Any]
@@ -191,18 +190,23 @@ class OpenAI:
                 choice["logprobs"] = {"content": result.logprobs}
         else:
             choice = {"text": result.text, "index": 0, "finish_reason": self._reason(result)}
-        tail = to_json({"choices": [choice], "usage": usage_of(result)})
-        name = b"chat.completion.chunk" if self._chat else b"text_completion"
-        whole = b"chat.completion" if self._chat else b"text_completion"
-        return self._head(self._model).replace(name, whole, 1) + b"," + tail[1:]
+        start = {"id": self._id, "object": "chat.completion" if self._chat else "text_completion"}
+        named = {"created": self._created, "model": self._model, "system_fingerprint": "fp_ollama"}
+        return to_json(start | named | {"choices": [choice], "usage": usage_of(result)}) + b"\n"
 
     def error(self, status: int, message: str) -> bytes:
-        return error_body(status, message)
+        return error_body(status, message) + b"\n"
 
-    def _head(self, model: str) -> bytes:
+    def _around(self, model: str, usage: dict[str, Any] | None) -> tuple[bytes, bytes]:
+        """An event up to its choices and from there on; a plain completion has its choices before the model."""
         kind = "chat.completion.chunk" if self._chat else "text_completion"
-        fields = {"id": self._id, "object": kind, "created": self._created, "model": model}
-        return to_json(fields | {"system_fingerprint": "fp_ollama"})[:-1]
+        start = to_json({"id": self._id, "object": kind, "created": self._created})[:-1]
+        named = b"," + to_json({"model": model, "system_fingerprint": "fp_ollama"})[1:-1]
+        used = b"" if usage is None else b',"usage":' + to_json(usage)
+        choices = b',"choices":['
+        if self._chat:
+            return b"data: " + start + named + choices, b"]" + used + b"}\n\n"
+        return b"data: " + start + choices, b"]" + named + used + b"}\n\n"
 
     def _delta(self, content: bytes, reason: bytes, logprob: dict[str, Any] | None) -> bytes:
         role = b'"role":"assistant",' if self._first or self._legacy else b""

@@ -123,10 +123,10 @@ class Responses:
         for place, call in enumerate(result.tool_calls):
             arguments = to_json(call.arguments).decode()
             self._output.append(self._function_call(call.id, call.name, arguments, place, "completed"))
-        return to_json(self._response("completed", result))
+        return to_json(self._response("completed", result)) + b"\n"
 
     def error(self, status: int, message: str) -> bytes:
-        return error_body(status, message)
+        return error_body(status, message) + b"\n"
 
     # -- items ----------------------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ def test_a_whole_chat_completion_has_one_choice_and_usage(target: Target) -> Non
     answer = post(target, "/v1/chat/completions", messages=messages(), max_tokens=5)
     assert answer.header("Content-Type") == "application/json"
     found = answer.json()
+    assert answer.body.endswith(b"}\n")
     assert list(found) == ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"]
     assert found["object"] == "chat.completion"
     (choice,) = found["choices"]
@@ -71,6 +72,7 @@ def test_a_plain_completion_streams_text(target: Target) -> None:
     chunks = chunks_of(post(target, "/v1/completions", prompt="Count", max_tokens=5, stream=True))
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
     assert all(isinstance(chunk["choices"][0]["text"], str) for chunk in chunks)
+    assert list(chunks[0]) == ["id", "object", "created", "choices", "model", "system_fingerprint"]
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
@@ -185,3 +187,19 @@ def test_a_whole_response_is_completed(target: Target) -> None:
     found = post(target, "/v1/responses", input="Count to ten.", max_output_tokens=5).json()
     assert (found["object"], found["status"]) == ("response", "completed")
     assert found["output"][0]["type"] == "message"
+
+
+def test_thinking_streams_as_reasoning_beside_empty_content(emulated: Target) -> None:
+    answer = post(emulated, "/v1/chat/completions", model="qwen3:8b", messages=messages(), max_tokens=9, stream=True)
+    first = chunks_of(answer)[0]["choices"][0]["delta"]
+    assert list(first) == ["role", "content", "reasoning"]
+    assert first["content"] == ""
+
+
+def test_an_unknown_encoding_of_embeddings_is_refused(target: Target) -> None:
+    if target.embedding is None:
+        pytest.skip("the target has no embedding model")
+    answer = ask(
+        target.url, "POST", "/v1/embeddings", {"model": target.embedding, "input": "x", "encoding_format": "int8"}
+    )
+    assert (answer.status, answer.json()["error"]["type"]) == (400, "invalid_request_error")
