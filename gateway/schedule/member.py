@@ -48,10 +48,11 @@ class Member(Generic[T]):
         self.replica, self.slots, self._view = replica, replica.slots or 1, None
 
     def has_room(self, model: str | None) -> bool:
-        """Whether a slot is free for ``model``; a stub of a cloud model and a request without a model need none."""
-        return model is None or self.inflight.get(model, 0) < self.slots or model in self.remote
+        """Whether a slot is free for ``model``; a request without a model needs none."""
+        return model is None or self.inflight.get(model, 0) < self.slots
 
     def lease(self, ticket: T, model: str | None, now_s: float) -> Lease:
+        """Count the ticket in. ``model`` is the one it runs, None if it runs none; a stub of a cloud model runs elsewhere."""
         key = None if model is None or model in self.remote else model
         lease = self.leases[ticket] = Lease(self.replica, ticket, key, now_s)
         if key is not None:

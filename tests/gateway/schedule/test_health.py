@@ -357,6 +357,14 @@ def test_an_ejected_replica_that_dies_comes_back_by_probes_with_a_clean_slate() 
     assert stage.play("fail 1 crashed") == "send 1 b"
 
 
+def test_an_ejected_replica_leads_only_if_there_is_no_other() -> None:
+    stage = Stage("a b")
+    ejected(stage)
+    assert stage.scheduler.leader_id(0.0) == "b"
+    stage.play("drain b")
+    assert stage.scheduler.leader_id(0.0) == "a"
+
+
 def test_answered_probes_alone_do_not_end_an_ejection() -> None:
     stage = Stage("a b")
     ejected(stage)

@@ -246,6 +246,17 @@ BOUNDS = {
         submit 4          ->
         submit 5          -> refuse 5 QUEUE_FULL 40
     """,
+    "the estimate does not follow a single odd one": """
+        replicas a
+        submit 1          -> send 1 a
+        at 40
+        finish 1          ->
+        submit 2          -> send 2 a
+        finish 2          ->
+        limits 0 300      ->
+        submit 3          -> send 3 a
+        submit 4          -> refuse 4 QUEUE_FULL 36
+    """,
     "the estimate is ten minutes at most": """
         replicas a
         submit 1          -> send 1 a
@@ -597,6 +608,16 @@ OPERATION = {
         fail 2 reset      -> send 2 a
         finish 2          ->
         finish 4          -> refresh
+    """,
+    "those that wait are refused in order of arrival, over all models": """
+        replicas a
+        submit 1 m        -> send 1 a
+        submit 2 n        -> send 2 a
+        submit 3 m        ->
+        submit 4 n        ->
+        submit 5 m        ->
+        submit 6 n        ->
+        stop              -> refuse 3 STOPPING, refuse 4 STOPPING, refuse 5 STOPPING, refuse 6 STOPPING
     """,
     "while stopping a retry does not wait": """
         replicas a b

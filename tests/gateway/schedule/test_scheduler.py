@@ -323,12 +323,12 @@ def test_the_names_of_models_leave_no_memory() -> None:
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        live(scheduler, range(100, 5_000))
+        live(scheduler, range(100, 2_600))
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert after - before < 4_900, "less than a byte a name"
+    assert after - before < 2_500, "less than a byte a name"
     assert leftovers(scheduler) == []
 
 
