@@ -52,7 +52,7 @@ class Member(Generic[T]):
         return model is None or self.inflight.get(model, 0) < self.slots
 
     def lease(self, ticket: T, model: str | None, now_s: float) -> Lease:
-        """Count the ticket in. ``model`` is the one it runs, None if it runs none; a stub of a cloud model runs elsewhere."""
+        """Count the ticket in. ``model`` is the one it runs, None if none; a stub of a cloud model runs elsewhere."""
         key = None if model is None or model in self.remote else model
         lease = self.leases[ticket] = Lease(self.replica, ticket, key, now_s)
         if key is not None:
