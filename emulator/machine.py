@@ -133,13 +133,18 @@ class Machine:
         for runner in list(self.runners.values()):
             self.expire(runner.job.key, now)
 
-    def crash(self, key: str, now: float) -> list[Effect]:
-        """The runner's process died: its memory is free at once; its requests must each be ended by ``done``."""
+    def crash(self, key: str, now: float, message: str) -> list[Effect]:
+        """The runner's process died: its memory is free at once, who waited for a slot meets a dead process.
+
+        Each of its requests must still be ended by ``done``.
+        """
         runner = self.runners.get(key)
         if runner is None or runner.state is not RunnerState.LOADED:
             return []
         del self.runners[key]
-        return [Gone(runner), *self._pump(now)]
+        refused = [Refused(job_id, 500, message) for job_id in runner.waiting]
+        runner.waiting.clear()
+        return [Gone(runner), *refused, *self._pump(now)]
 
     def advance(self, now: float) -> list[Effect]:
         """Time passed."""
@@ -210,7 +215,8 @@ class Machine:
         if runner is not None:
             self._evict(runner, now)
             return None
-        if now < self._recovered_at_s or self._leaving():
+        leaving = any(other.state is RunnerState.UNLOADING for other in self.runners.values())
+        if now < self._recovered_at_s or leaving:
             return None
         self._recovered_at_s = 0.0
         if len(self.runners) >= self.spec.max_loaded:
@@ -230,9 +236,6 @@ class Machine:
             runner.session_s = job.keep_alive_s
         self._granted[job.id] = runner
         return Granted(job.id, runner)
-
-    def _leaving(self) -> bool:
-        return any(runner.state is RunnerState.UNLOADING for runner in self.runners.values())
 
     def _victim(self) -> Runner:
         """Shortest keep-alive first, then by path; an idle one before a busy one."""

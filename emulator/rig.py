@@ -161,7 +161,7 @@ class Rig:
         """The runner's process dies: each of its requests fails, the next one loads it again."""
         ticker = self._tickers.get(runner)
         outputs = list(ticker.outputs) if ticker is not None else []
-        self._carry_out(self.machine.crash(runner.job.key, self.now()))
+        self._carry_out(self.machine.crash(runner.job.key, self.now(), message))
         for output in outputs:
             output.failed(message)
 

@@ -203,7 +203,7 @@ class Store:
 
     def copy(self, entry: Entry, name: str, now: float) -> None:
         shown = shown_name(name)
-        self.shelf.put(replace(entry, name=shown, modified_at_s=now))
+        self.shelf.put(replace(entry, name=shown, spec=replace(entry.spec, name=shown), modified_at_s=now))
 
     def delete(self, entry: Entry) -> None:
         self.shelf.remove(entry.name)

@@ -127,6 +127,7 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._url = b""
         self._headers: dict[str, str] = {}
+        self._malformed = False
         self.paused = False
         self.on_paused: Callable[[bool], None] | None = None
 
@@ -139,12 +140,17 @@ class Connection(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._malformed:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             return
         except httptools.HttpParserError:
-            self._refuse()
+            self._malformed = True
+            # Go looks at what follows a request only after it has answered it
+            if self._current is None:
+                self._refuse()
 
     def eof_received(self) -> bool:
         """Go cancels the request when its client half-closes."""
@@ -233,6 +239,8 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         elif self._waiting:
             self._run(self._waiting.popleft())
+        elif self._malformed:
+            self._refuse()
 
     def _abandon(self) -> None:
         current, self._current = self._current, None

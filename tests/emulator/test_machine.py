@@ -336,11 +336,24 @@ def test_leaving_during_the_load_aborts_it_and_the_next_in_line_starts_again() -
 def test_a_crashed_runner_is_loaded_again_by_the_next_request() -> None:
     history = History()
     job = history.load(SMALL)
-    assert [type(effect) for effect in history.machine.crash(SMALL.blob_digest, history.now)] == [Gone]
+    assert [type(effect) for effect in history.machine.crash(SMALL.blob_digest, history.now, "died")] == [Gone]
     history.done(job)
     again = history.job(SMALL)
     assert granted(history.submit(again)) == []
     assert granted(history.after(10.0)) == [again.id]
+
+
+def test_a_crash_fails_the_requests_that_wait_for_a_slot_too() -> None:
+    history = History()
+    jobs = [history.load(SMALL), history.job(SMALL), history.job(SMALL)]
+    for job in jobs[1:]:
+        history.submit(job)
+    for job in jobs:
+        history.machine.want_slot(job.id)
+    effects = history.machine.crash(SMALL.blob_digest, history.now, "died")
+    assert effects[1:] == [Refused(job.id, 500, "died") for job in jobs[1:]]
+    for job in jobs:
+        assert history.done(job) == []
 
 
 def test_out_of_memory_unloads_every_model() -> None:

@@ -152,6 +152,34 @@ def test_waiting_for_a_slot_is_in_no_duration_but_the_total() -> None:
         assert last["total_duration"] - parts > last["eval_duration"]
 
 
+def test_a_model_is_listed_under_the_name_it_was_first_loaded_by() -> None:
+    with emulator("--model", MODEL, "--speed", "50") as child:
+        ask(child.url, "POST", "/api/copy", {"source": MODEL, "destination": "mine"})
+        for name in ("mine", MODEL):
+            ask(child.url, "POST", "/api/chat", chat(model=name))
+        assert [model["name"] for model in ask(child.url, "GET", "/api/ps").json()["models"]] == ["mine:latest"]
+
+
+def test_the_list_of_running_models_can_stall_while_one_loads() -> None:
+    with emulator("--model", MODEL, "--stall-ps", "--load-seconds", "0.5") as child, Wire(child.url) as wire:
+        wire.send("POST", "/api/generate", {"model": MODEL})
+        until(child, lambda found: found["pending"] == 1)
+        assert len(ask(child.url, "GET", "/api/ps").json()["models"]) == 1
+        assert ask(child.url, "GET", "/api/version").status == 200
+
+
+def test_a_crash_fails_everybody_who_uses_the_model_and_nobody_waits_for_ever() -> None:
+    with emulator("--model", MODEL, "--parallel", "2", "--speed", "5") as child:
+        ask(child.url, "POST", "/api/generate", {"model": MODEL})
+        ask(child.url, "POST", "/emulator/fault", {"kind": "crash-runner", "after": 50})
+        answers = in_parallel(6, lambda number: ask(child.url, "POST", "/api/chat", chat(200, content=str(number))))
+        broken = [answer for answer in answers if b'"error"' in answer.body]
+        assert 2 <= len(broken) <= 6
+        assert {answer.lines()[-1].get("done") for answer in answers if answer not in broken} <= {True}
+        found = stats(child)
+        assert (found["slots_held"], found["pending"], found["waiting_for_slot"]) == (0, 0, 0)
+
+
 def test_cloud_models_need_no_gpu() -> None:
     with emulator("--model", "gpt-oss:120b-cloud", "--speed", "50") as child:
         (model,) = ask(child.url, "GET", "/api/tags").json()["models"]
