@@ -47,6 +47,15 @@ PROBES = {
         probe a answered  ->
         probe a answered  -> a up
     """,
+    "a connection refused to a request breaks a row of answers": """
+        submit 1          -> send 1 a
+        probe a refused   ->
+        probe a refused   -> a down, interrupt 1
+        probe a answered  ->
+        fail 1 connect    -> send 1 b
+        probe a answered  ->
+        probe a answered  -> a up
+    """,
     "a connection refused to a request is a refused probe": """
         submit 1          -> send 1 a
         fail 1 connect    -> send 1 b
@@ -95,6 +104,21 @@ PROBES = {
         finish 1          ->
         probe a refused   ->
         probe a refused   -> a down
+    """,
+    "also to a probe that is under way": """
+        submit 1          -> send 1 a
+        at 1
+        probe a timeout   ->
+        at 1.5
+        finish 1          ->
+        at 2
+        probe a timeout   ->
+        at 3
+        probe a timeout   ->
+        at 4
+        probe a timeout   ->
+        at 5
+        probe a timeout   -> a down
     """,
     "a client that leaves is none": """
         submit 1          -> send 1 a
@@ -280,6 +304,15 @@ def test_a_trial_that_is_being_answered_is_enough() -> None:
     assert stage.play("broke 1") == "a ejected", "but the count goes on until one ends well"
 
 
+def test_a_trial_that_still_streams_is_no_reason_not_to_try_again() -> None:
+    stage = Stage("a:4 b")
+    ejected(stage)
+    stage.play("at 10", "tick", "submit 1", "first 1", "tick")
+    assert stage.play("submit 2", "fail 2 crashed") == "send 2 a, a ejected, send 2 b"
+    stage.play("finish 2", "at 30", "tick")
+    assert stage.send("3") == "a"
+
+
 def test_each_failed_trial_doubles_then_triples_the_time_up_to_the_limit() -> None:
     stage = Stage("a b", rules=HealthRules(eject_base_s=10, eject_max_s=25))
     ejected(stage)
@@ -317,6 +350,13 @@ def test_an_ejected_replica_is_the_last_resort_of_a_request_that_failed_elsewher
     ejected(stage)
     assert stage.send("1") == "b"
     assert stage.play("fail 1 reset") == "send 1 a"
+
+
+def test_a_replica_that_comes_back_takes_what_waits_for_any_model() -> None:
+    stage = Stage("a b")
+    ejected(stage)
+    stage.play("submit 1 n", "submit 2 n", "submit 3 m", "fail 3 reset")
+    assert stage.play("finish 3") == "a up, send 2 a"
 
 
 def test_failures_as_a_last_resort_do_not_lengthen_the_time() -> None:
@@ -424,10 +464,10 @@ def test_the_table_is_what_happens(state: Health, sign: Sign) -> None:
 
 
 def test_one_that_only_an_ejected_replica_can_serve_does_not_wait_behind_those_that_wait_for_a_healthy_one() -> None:
-    stage = Stage("a:4 b")
+    stage = Stage("a:5 b")
     for number in range(5):
         stage.play("drain a", f"submit e{number}", "resume a", f"fail e{number} crashed", f"finish e{number}")
-    stage.play("submit 0", "submit 1", "submit 2", "submit 3", "replicas a:1 b")
+    stage.play("submit 0", "submit 1", "submit 2", "submit 3", "submit 4", "replicas a:1 b")
     assert stage.play("fail 3 reset") == "send 3 b", "the last resort"
-    assert stage.play("fail 2 reset", "fail 1 stale") == "", "both wait: 1 for the slot of a, 2 for that of b"
-    assert stage.play("spare 3") == "send 2 b"
+    assert stage.play("fail 4 reset", "fail 2 stale", "fail 1 stale") == "", "1 and 2 wait for a, 4 waits for b"
+    assert stage.play("spare 3") == "send 4 b"

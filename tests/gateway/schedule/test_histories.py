@@ -156,6 +156,18 @@ RETRIES = {
         fail 1 reset      ->
         fail 2 reset      -> send 1 b, send 2 a
     """,
+    "also where others wait before and behind it": """
+        replicas b:2 a
+        submit 1          -> send 1 b
+        submit 2          -> send 2 b
+        submit 3          -> send 3 a
+        fail 1 reset      ->
+        submit 4          -> send 4 b
+        submit 5          ->
+        fail 2 reset      -> send 5 b
+        finish 3          -> send 1 a
+        finish 1          -> send 2 a
+    """,
     "between those that came back and those that never left, too": """
         replicas a b c
         submit 1          -> send 1 a
@@ -256,6 +268,15 @@ BOUNDS = {
         limits 0 300      ->
         submit 3          -> send 3 a
         submit 4          -> refuse 4 QUEUE_FULL 36
+    """,
+    "what takes no slot does not count for the estimate": """
+        replicas a
+        submit 1 - other  -> send 1 a
+        at 40
+        finish 1          ->
+        limits 0 300      ->
+        submit 2          -> send 2 a
+        submit 3          -> refuse 3 QUEUE_FULL 5
     """,
     "the estimate is ten minutes at most": """
         replicas a
@@ -550,6 +571,14 @@ OPERATION = {
         replicas b        ->
         probe a refused   ->
         fail 1 reset      -> send 1 b
+    """,
+    "the health of a removed replica is no news": """
+        replicas a:2 b:2
+        submit 1          -> send 1 a
+        submit 2          -> send 2 a
+        replicas b:2      ->
+        fail 1 connect    -> send 1 b
+        fail 2 connect    -> send 2 b
     """,
     "one that is removed and comes back still has its leases": """
         replicas a

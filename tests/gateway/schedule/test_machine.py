@@ -283,7 +283,7 @@ class Life(RuleBasedStateMachine):
         for state in self.scheduler.snapshot(self.now_s).replicas:
             held = state.inflight_by_model
             resident = None if state.loaded is None else frozenset(state.loaded).union(held)
-            for model in ("n:latest", "m:latest"):
+            for model in ("m:latest", "n:latest", "m:latest"):
                 view = self.scheduler._roster.members[state.id].view(model)
                 assert (view.id, view.slots, view.loaded) == (state.id, state.slots or 1, resident)
                 assert (view.inflight, view.inflight_model) == (sum(held.values()), held.get(model, 0))
