@@ -60,7 +60,7 @@ class ChunkedBody:
 
     def __init__(self, *, framed: bool = True) -> None:
         self._framed = framed
-        self._held = b""
+        self._held: bytes | bytearray = b""
         self._want = 0
         """Bytes the held chunk needs before looking at it again is worth it."""
         self._rest = 0
@@ -85,11 +85,12 @@ class ChunkedBody:
 
     def _feed_slowly(self, data: bytes) -> bytes:
         if self._held:
-            data = self._held + data
-            self._held = b""
-        if len(data) < self._want:
-            self._held = data
-            return b""
+            held = self._held if isinstance(self._held, bytearray) else bytearray(self._held)
+            held += data
+            if len(held) < self._want:
+                self._held = held
+                return b""
+            data, self._held = bytes(held), b""
         self._want = 0
         out: list[bytes] = []
         position = 0
@@ -178,7 +179,7 @@ class ChunkedBody:
         return self.ended and self.broken is None
 
     def leftover(self) -> bytes:
-        return self._held if self.ended else b""
+        return bytes(self._held) if self.ended else b""
 
     def tail(self) -> bytes:
         raw = b"".join(self._tail) if isinstance(self._tail, list) else self._tail

@@ -292,8 +292,13 @@ class Exchange(Ticket):
         if response.content_type in _STREAM_TYPES and reader.intact:
             mid_line = not reader.tail().endswith(b"\n")
             error = stream_error(self.route.dialect, response.content_type, _BROKEN, mid_line=mid_line)
-            self.forward(chunk(error) + LAST_CHUNK if self._chunked() else error)
-            client.close_after_response()
+            if self._chunked():
+                # Complete as HTTP goes, so the connection serves on: closing it would lose a request on its way here.
+                self.forward(chunk(error) + LAST_CHUNK)
+                client.response_done(keep_alive=self._may_keep())
+            else:
+                self.forward(error)
+                client.close_after_response()
         elif self._chunked() or response.content_length is not None:
             client.close_after_response()  # without last chunk or with bytes missing: no client takes it for complete
         else:

@@ -60,9 +60,10 @@ def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> _F
     if route.multipart:
         return _multipart_fields(body, content_type)
     try:
-        return _decode(body)
+        fields = _decode(body)
     except (msgspec.MsgspecError, ValueError):
         return _read_leniently(body)
+    return fields if fields.model or fields.name else _read_leniently(body)
 
 
 def _read_leniently(body: bytes | bytearray) -> _Fields | None:

@@ -225,6 +225,18 @@ async def test_a_broken_stream_ends_in_its_dialects_error(start: Start, path: st
     gateway.assert_nothing_held()
 
 
+async def test_after_a_broken_stream_the_connection_serves_on(start: Start) -> None:
+    gateway = await start(1)
+    gateway.replicas[0].answer = breaks("reset between chunks")(*STREAMS["/api/chat"])
+    client = await gateway.connect()
+    await client.send(post("/api/chat", CHAT))
+    assert_said_in_dialect("/api/chat", (await client.answer())[2])
+    gateway.replicas[0].answer = say_hello
+    await client.send(post("/api/chat", CHAT))
+    assert (await client.answer())[0] == 200
+    gateway.assert_nothing_held()
+
+
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 async def test_a_replicas_own_error_line_is_passed_on_and_not_doubled(start: Start, path: str) -> None:
     content_type, line = STREAMS[path]

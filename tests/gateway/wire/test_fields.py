@@ -1,0 +1,86 @@
+"""What routing reads of a body, and what it must not be fooled by."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from corral.gateway.wire.fields import route_request
+from corral.gateway.wire.routes import find_route
+from corral.model import RequestKind, RouteRequest
+
+
+def request(path: str, body: bytes, content_type: bytes = b"application/json") -> RouteRequest:
+    return route_request(find_route(b"POST", path), body, content_type, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (b'{"model":"llama3.1"}', "llama3.1:latest"),
+        (b'{"model":"Llama3.1:LATEST"}', "llama3.1:latest"),
+        (b'{"model":"registry.ollama.ai/library/llama3.1"}', "llama3.1:latest"),
+        (b'{"nested":{"model":"b"},"model":"a:1"}', "a:1"),
+        (b'{"messages":[{"model":"b"}],"model":"a:1"}', "a:1"),
+        (b'{"model":"b","model":"a:1"}', "a:1"),  # the last one counts, as in Go
+        (b'{"MODEL":"a:1"}', "a:1"),
+        (b'{"model":"a:1","prompt":"\xff"}', "a:1"),
+        (b'{"model":"a:1","options":{"num_ctx":"big"}}', "a:1"),
+        (b'{"model":"a:1","options":[]}', "a:1"),
+        (b'{"model":"hf.co/Org/Repo:Q4_K_M"}', "hf.co/org/repo:q4_k_m"),
+    ],
+)
+def test_the_model_is_found(body: bytes, model: str) -> None:
+    assert request("/api/chat", body).model == model
+    assert request("/api/chat", body).kind is RequestKind.INFERENCE
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'"x"', b'{"model":1}', b'{"model":""}', b'{"model":"%b"}' % (b"x" * 600)]
+)
+def test_without_a_readable_model_no_slot_is_taken(body: bytes) -> None:
+    assert request("/api/chat", body) == RouteRequest(RequestKind.OTHER, None, "", len(body), "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("gpt-oss:120b-cloud", RequestKind.CLOUD), ("m:cloud", RequestKind.CLOUD), ("cloud:7b", RequestKind.INFERENCE)],
+)
+def test_cloud_models_take_no_slot(name: str, kind: RequestKind) -> None:
+    assert request("/v1/chat/completions", json.dumps({"model": name}).encode()).kind is kind
+
+
+def test_the_signature_names_what_makes_ollama_reload() -> None:
+    body = b'{"model":"m","options":{"temperature":0.1,"num_gpu":1,"num_ctx":4096,"use_mmap":false},"shift":false}'
+    assert request("/api/chat", body).signature == "num_ctx=4096,num_gpu=1,use_mmap=0,shift=0"
+    assert request("/api/chat", b'{"model":"m","options":{"temperature":0.1}}').signature == ""
+
+
+def test_unknown_posts_that_name_a_model_are_inference() -> None:
+    assert request("/v1/images/generations", b'{"model":"m"}').kind is RequestKind.INFERENCE
+    assert request("/v1/anything", b"{}").kind is RequestKind.OTHER
+
+
+def test_the_model_of_a_multipart_upload_is_found() -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper:tiny\r\n--b--\r\n'
+    )
+    found = request("/v1/audio/transcriptions", body, b"multipart/form-data; boundary=b")
+    assert (found.kind, found.model) == (RequestKind.INFERENCE, "whisper:tiny")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        (b"POST", "/api/pull", RequestKind.STORE),
+        (b"DELETE", "/api/delete", RequestKind.STORE),
+        (b"POST", "/api/show", RequestKind.SHOW),
+        (b"HEAD", "/api/blobs/sha256:x", RequestKind.BLOB),
+        (b"GET", "/api/chat", RequestKind.OTHER),
+        (b"POST", "/elsewhere", RequestKind.OTHER),
+    ],
+)
+def test_routes(method: bytes, path: str, kind: RequestKind) -> None:
+    assert find_route(method, path).kind is kind
