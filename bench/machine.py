@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +80,18 @@ def two_cores() -> tuple[int, int]:
     if len(allowed) < 2:
         raise SystemExit("bench.wire needs two cores: one for the proxy, one for its load; this process may use one")
     return allowed[0], allowed[1]
+
+
+@contextmanager
+def cores_to_ourselves() -> Iterator[None]:
+    """Waits until no other benchmark of this user runs: two at once would measure each other."""
+    with (Path(tempfile.gettempdir()) / f"corral-bench-{os.getuid()}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another benchmark is running; waiting for its end", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def describe() -> dict[str, str]:

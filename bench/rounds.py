@@ -114,7 +114,7 @@ def scattered(bench: Bench, proxy: Proxy) -> Figures:
 def _relay(bench: Bench, proxy: Proxy, step_us: int) -> Relayed:
     """Measures while all streams are open; then every stream must end as it should."""
     bench.upstream.pace(step_us)
-    lines = int(LINES_PER_S * (RAMP_S + WARM_UP_S + bench.seconds + 2))
+    lines = int(LINES_PER_S * (RAMP_S + WARM_UP_S + bench.seconds + 3))
     opened = Client.streams(
         bench.load, proxy.port, count=STREAMS, lines=lines, rate=LINES_PER_S, ramp_s=RAMP_S, core=bench.load_core
     )

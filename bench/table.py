@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+QUIET_PCT = 10.0
+"""Share of a core that others may use before a measurement is called noisy."""
 Results = Mapping[str, Mapping[str, Sequence[float]]]
 """contender -> figure -> one value per round."""
 
@@ -127,5 +129,11 @@ def _ratio_line(results: Results, titles: Mapping[str, str], target: Target) -> 
     return [f"– × {versus}", *("–" if found is None else found[1] for found in ratios), verdict(results, target, 1)[1]]
 
 
-def missed(results: Results) -> list[str]:
-    return [text for target in TARGETS for met, text in [verdict(results, target, 1)] if met is False]
+def noisy(results: Results) -> list[str]:
+    """What cannot be compared: measurements whose cores others used too much in some round, after all tries."""
+    return [
+        f"{name} {figure.removesuffix('_others_pct')}: others used a core in {loud} of {len(values)} rounds"
+        for name, figures in results.items()
+        for figure, values in figures.items()
+        if figure.endswith("_others_pct") and (loud := sum(value > QUIET_PCT for value in values))
+    ]

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from bench.load import LoadError, Upstream, compile_load
 from bench.rounds import MEASUREMENTS, Bench, Figures
 
 REPLICAS = 3
-QUIET_PCT = 8.0
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ def installed(chosen: Sequence[str]) -> dict[str, str]:
 def quietest(bench: Bench, contender: Contender, what: str, tries: int) -> Figures:
     """Measures again, while others used a core: that changes how much one wake-up serves."""
     tried: list[Figures] = []
-    while len(tried) < tries and (not tried or others(tried[-1]) > QUIET_PCT):
+    while len(tried) < tries and (not tried or others(tried[-1]) > table.QUIET_PCT):
         tried.append(measure(bench, contender, what))
     return min(tried, key=others)
 
@@ -149,6 +149,7 @@ def report(outcome: Outcome, versions: dict[str, str], command: str) -> str:
     failed = Counter(name for name, _ in outcome.failures)
     lines = [f"`{command}`, {time.strftime('%Y-%m-%d')}", "", table.render(outcome.results, titles, failed), ""]
     lines += [f"- {name}: {fact}" for name, fact in facts.items()]
+    lines += [f"- NOISY {said}: measure again" for said in table.noisy(outcome.results)]
     lines += [f"- FAILED {name} {what}" for name, what in outcome.failures]
     return "\n".join(lines)
 
@@ -169,7 +170,8 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "bench.wire", *argv])
     proxy_core, load_core = machine.two_cores()
     versions = installed(options.only)
-    with tempfile.TemporaryDirectory(prefix="corral-bench-") as folder:
+    alone = nullcontext() if options.quick else machine.cores_to_ourselves()
+    with alone, tempfile.TemporaryDirectory(prefix="corral-bench-") as folder:
         try:
             program = compile_load(Path(folder))
         except LoadError as error:
