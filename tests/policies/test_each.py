@@ -150,8 +150,9 @@ def test_a_request_without_a_model_finds_every_replica_warm() -> None:
     assert cold(REQUEST, [view("a", loaded=set()), view("b", loaded=HERE)]) == {"a"}
 
 
-def test_lowest_takes_a_cost_of_infinity_where_there_is_no_other() -> None:
-    chosen = lowest([view("a"), view("b")], lambda _: float("inf"), Random(0))
+@pytest.mark.parametrize("cost", [float("inf"), float("nan")])
+def test_lowest_takes_any_cost_where_there_is_no_better(cost: float) -> None:
+    chosen = lowest([view("a"), view("b")], lambda _: cost, Random(0))
     assert chosen.id in {"a", "b"}
 
 
