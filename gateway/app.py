@@ -22,7 +22,7 @@ from aiohttp import web
 
 from corral.errors import OperatorError
 from corral.gateway.carrier import Carrier
-from corral.gateway.config import Address, Config, diff_config, load_config
+from corral.gateway.config import Address, Config, build_policy, diff_config, load_config
 from corral.gateway.gateway import Gateway
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.serve.admin import make_admin
@@ -32,8 +32,7 @@ from corral.gateway.serve.poller import Poller
 from corral.gateway.wire.client import ClientConnection
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
-from corral.model import Policy, Replica
-from corral.policies.catalogue import make_policy
+from corral.model import Replica
 from corral.probes.ollama import OllamaProbe, probe_session
 
 log: Final = logging.getLogger("corral.gateway")
@@ -94,7 +93,7 @@ class App:
         self._config_path = config_path
         self._loop = loop
         limits = QueueLimits(config.queue.max_requests, config.queue.max_wait_s)
-        scheduler: Scheduler[Exchange] = Scheduler(_policy(config), config.policy.name, limits, Random())
+        scheduler: Scheduler[Exchange] = Scheduler(build_policy(config, config_path), config.policy.name, limits, Random())
         self.metrics = Metrics()
         carrier = Carrier(scheduler, self.metrics, loop.time)
         pool = Pool(loop, config.timeouts.connect_s)
@@ -146,7 +145,8 @@ class App:
     def watch_signals(self) -> None:
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGINT, self.stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        # Without a file there is nothing to read again; then SIGHUP means that the terminal was closed.
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload if self._config_path is not None else self.stop)
 
     def stop(self) -> None:
         """First: let running streams finish. Second: now."""
@@ -157,11 +157,10 @@ class App:
     def reload(self) -> None:
         """Read the configuration again; a bad file changes nothing."""
         if self._config_path is None:
-            log.warning('reload_refused reason="there is no configuration file"')
             return
         try:
             config = load_config(self._config_path)
-            policy = _policy(config)
+            policy = build_policy(config, self._config_path)
         except OperatorError as error:
             self.metrics.reloaded(ok=False)
             log.error('reload_refused reason="the old configuration stays" error="%s"', error)
@@ -212,10 +211,6 @@ class App:
                         continue
         except TimeoutError:
             return
-
-
-def _policy(config: Config) -> Policy:
-    return make_policy(config.policy.name, config.policy.path, config.policy.options)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from corral.errors import ConfigError
 from corral.gateway.cli.options import debug_option, json_option
 from corral.gateway.config import Config, load_config
 from corral.gateway.config.schema import Address, ReplicaUrl
-from corral.policies.catalogue import make_policy
 
 
 @click.command("check-config")
@@ -38,18 +37,9 @@ def check_config(config_path: Path, as_json: bool) -> int:
       corral check-config corral.yaml --json
     """
     config = load_config(config_path)
-    check_policy(config_path, config)
+    build_policy(config, config_path)
     click.echo(json.dumps(config_json(config), indent=2) if as_json else _summary(config_path, config))
     return 0
-
-
-def check_policy(path: Path, config: Config) -> None:
-    """Build the policy as the gateway will. Raises :class:`ConfigError`, which names the file."""
-    try:
-        make_policy(config.policy.name, config.policy.path, config.policy.options)
-    except ConfigError as error:
-        named = str(error) if not str(error).startswith("policy") else f"{path}: {error}"
-        raise ConfigError(named) from error
 
 
 def config_json(config: Config) -> Any:

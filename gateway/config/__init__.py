@@ -2,6 +2,7 @@
 
 from corral.gateway.config.diff import NEEDS_RESTART, diff_config
 from corral.gateway.config.load import load_config, parse_config
+from corral.gateway.config.policy import build_policy
 from corral.gateway.config.schema import (
     Address,
     Config,
@@ -25,6 +26,7 @@ __all__ = [
     "ReplicaConfig",
     "ReplicaUrl",
     "TimeoutsConfig",
+    "build_policy",
     "diff_config",
     "load_config",
     "parse_config",
