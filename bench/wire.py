@@ -172,11 +172,7 @@ def main(argv: Sequence[str]) -> int:
     versions = installed(options.only)
     alone = nullcontext() if options.quick else machine.cores_to_ourselves()
     with alone, tempfile.TemporaryDirectory(prefix="corral-bench-") as folder:
-        try:
-            program = compile_load(Path(folder))
-        except LoadError as error:
-            print(error, file=sys.stderr)
-            return 2
+        program = compile_load(Path(folder))
         with Upstream(program, REPLICAS, load_core) as upstream:
             bench = Bench(program, upstream, proxy_core, load_core, options.seconds, options.open_streams)
             if options.profile:
@@ -189,4 +185,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (LoadError, NotReady) as error:  # no compiler, or nothing to profile; rounds report their own failures
+        sys.exit(f"bench.wire: {error}")
