@@ -93,7 +93,8 @@ class App:
         self._config_path = config_path
         self._loop = loop
         limits = QueueLimits(config.queue.max_requests, config.queue.max_wait_s)
-        scheduler: Scheduler[Exchange] = Scheduler(build_policy(config, config_path), config.policy.name, limits, Random())
+        policy = build_policy(config, config_path)
+        scheduler: Scheduler[Exchange] = Scheduler(policy, config.policy.name, limits, Random())
         self.metrics = Metrics()
         carrier = Carrier(scheduler, self.metrics, loop.time)
         pool = Pool(loop, config.timeouts.connect_s)

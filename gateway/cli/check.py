@@ -9,9 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from corral.errors import ConfigError
 from corral.gateway.cli.options import debug_option, json_option
-from corral.gateway.config import Config, load_config
+from corral.gateway.config import Config, build_policy, load_config
 from corral.gateway.config.schema import Address, ReplicaUrl
 
 
