@@ -22,6 +22,9 @@ _SIZE_LINE_BYTES: Final = 280
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
+_SIZES: Final = {spelled % size: size for size in range(1, 1024) for spelled in (b"%x", b"%X")}
+"""The size lines nearly all chunks have: looking one up costs a quarter of parsing it."""
+
 
 def chunk(payload: bytes) -> bytes:
     """``payload`` framed as one chunk."""
@@ -72,15 +75,24 @@ class ChunkedBody:
         self.intact = True
 
     def feed(self, data: bytes) -> bytes:
-        if not self._held and not self._rest:
-            # The one case that matters for speed: one read is exactly one chunk.
-            match = CHUNK_SIZE_LINE.match(data)
-            if match is not None and self._framed:
-                size = int(match[1], 16)
-                if size and match.end() + size + 2 == len(data) and data.endswith(b"\r\n"):
-                    self.lines += data.count(b"\n", match.end()) - 1
-                    self._tail = data
-                    return data
+        if not self._held and not self._rest and self._framed:
+            # What matters for speed: a read that is one chunk, or several, and nothing else.
+            position = chunks = 0
+            length = len(data)
+            while position < length:
+                line_end = data.find(b"\r\n", position, position + 6)
+                size = _SIZES.get(data[position:line_end])
+                if size is None:
+                    break
+                end = line_end + size + 4
+                if data[end - 2 : end] != b"\r\n":
+                    break
+                position = end
+                chunks += 1
+            else:
+                self.lines += data.count(b"\n") - 2 * chunks
+                self._tail = data
+                return data
         return self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> bytes:
