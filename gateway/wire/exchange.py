@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from corral.errors import Fault, Refusal
@@ -59,17 +60,13 @@ class Exchange(Ticket):
     __slots__ = (
         "_body",
         "_held",
-        "_holding",
         "_last_answer",
-        "_request_head",
         "_response",
+        "_room",
         "client",
         "first_byte_at_s",
         "forward",
         "head",
-        "http10",
-        "lines",
-        "method",
         "reader",
         "route",
         "sent_at_s",
@@ -83,8 +80,6 @@ class Exchange(Ticket):
         super().__init__(route_request(route, body, head.content_type, client.address), now_s)
         self.client = client
         self.head = head
-        self.method = head.method
-        self.http10 = head.http10
         self.route = route
         self.state = State.QUEUED
         self.upstream: UpstreamConnection | None = None
@@ -97,7 +92,8 @@ class Exchange(Ticket):
         self._body: bytes | bytearray = body
         self._response: ResponseHead | None = None
         self._held: list[bytes] = []
-        self._holding = False
+        self._room = 0
+        """How many more bytes of the answer are held back before it is committed."""
         self._last_answer: bytes | None = None
 
     def __repr__(self) -> str:
@@ -201,7 +197,7 @@ class Exchange(Ticket):
         self.reader = reader
         small = isinstance(reader, CountedBody) and (response.content_length or 0) <= HOLD_BYTES
         # Held back until complete: answers that may mean "try another replica", and those that cost nothing to hold.
-        self._holding = small or response.status in (500, 503)
+        self._room = HOLD_BYTES if small or response.status in (500, 503) else 0
 
     def upstream_ended(self) -> None:
         """The response is complete as far as HTTP knows."""
@@ -236,7 +232,8 @@ class Exchange(Ticket):
 
     def _hold(self, out: bytes) -> None:
         self._held.append(out)
-        if not self._holding or sum(map(len, self._held)) > HOLD_BYTES:
+        self._room -= len(out)
+        if self._room < 0:
             self._commit()
 
     def _commit(self) -> None:
@@ -336,12 +333,13 @@ class Exchange(Ticket):
 
     def _chunked(self) -> bool:
         """Whether the response to the client is chunked (an HTTP/1.0 client gets the bare payload until the close)."""
-        return self._response is not None and self._response.chunked and not self.http10 and self.method != b"HEAD"
+        response, head = self._response, self.head
+        return response is not None and response.chunked and not head.http10 and head.method != b"HEAD"
 
     def _may_keep(self) -> bool:
         response = self._response
         delimited = response is not None and (
-            response.chunked or response.content_length is not None or response.has_no_body(self.method)
+            response.chunked or response.content_length is not None or response.has_no_body(self.head.method)
         )
         return self.head.keep_alive and delimited and not self.client.gateway.draining
 
@@ -379,10 +377,11 @@ class Exchange(Ticket):
     def _answer(self, status: int, body: bytes, headers: bytes) -> None:
         unread = self.client.body_unfinished()
         keep = self.head.keep_alive and not unread and not self.client.gateway.draining
-        answer = reply(status, body, headers=headers, close=not keep, head_only=self.method == b"HEAD")
+        answer = reply(status, body, headers=headers, close=not keep, head_only=self.head.method == b"HEAD")
         self.client.finish_with(answer, keep_alive=keep)
 
 
+@lru_cache(maxsize=256)
 def replica_host(host: str, port: int) -> bytes:
     """The Host header of a replica."""
     return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()

@@ -99,27 +99,27 @@ def parse_request_head(head: bytes) -> RequestHead:
 def _take_fields(request: RequestHead, fields: bytes) -> None:
     forward: list[bytes] = []
     hop_by_hop: list[bytes] = []
-    for line in fields.split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b":")
-        action = _SPECIAL.get(name.lower())
+    for line in fields.split(b"\r\n"):  # the last one is empty: it gives the joined lines their final CRLF
+        colon = line.find(b":")
+        action = _SPECIAL.get(line[:colon].lower())
         if action is None:
-            # As nginx does: a name with "_" could pass for its twin with "-" further on.
-            if b"_" not in name:
-                forward.append(line)
+            forward.append(line)
         elif action >= _TYPE:
             forward.append(line)
             if action == _TYPE:
-                request.content_type = value.strip(b" \t")
+                request.content_type = line[colon + 1 :].strip(b" \t")
             else:
-                request.content_encoding = value.strip(b" \t").lower()
+                request.content_encoding = line[colon + 1 :].strip(b" \t").lower()
         elif action >= _LENGTH:
-            _take_framing(request, action, value.strip(b" \t"), hop_by_hop)
+            _take_framing(request, action, line[colon + 1 :].strip(b" \t"), hop_by_hop)
         elif action:
-            _take_note(request, action, value.strip(b" \t"))
+            _take_note(request, action, line[colon + 1 :].strip(b" \t"))
     if hop_by_hop:
         named = frozenset(hop_by_hop) - _CANNOT_BE_NAMED_IN_CONNECTION
         forward = [line for line in forward if line.partition(b":")[0].lower() not in named]
-    forward.append(b"")
+    if b"_" in fields:
+        # As nginx does: a name with "_" could pass for its twin with "-" further on.
+        forward = [line for line in forward if b"_" not in line.partition(b":")[0]]
     request.forward = b"\r\n".join(forward)
 
 
@@ -130,7 +130,8 @@ def _take_framing(request: RequestHead, action: int, value: bytes, hop_by_hop: l
             raise ClientError(400, "invalid Content-Length")
         request.content_length = int(value)
     elif action == _CONNECTION:
-        _take_connection(request, value, hop_by_hop)
+        if value != b"keep-alive":
+            _take_connection(request, value, hop_by_hop)
     elif action == _CODING:
         if request.chunked or value.lower() != b"chunked":
             raise ClientError(400, "unsupported Transfer-Encoding")

@@ -152,7 +152,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.upstream_failed(Fault.MALFORMED)
             return
         self.response = response
-        self.body = _body_of(response, exchange.method, framed=not exchange.http10)
+        self.body = _body_of(response, exchange.head.method, framed=not exchange.head.http10)
         exchange.upstream_answered(response, self.body)
         rest = data[end + 4 :]
         if self.exchange is exchange and (rest or self.body.ended):
