@@ -93,6 +93,13 @@ CASES: dict[str, tuple[str, Mapping[str, object], Sequence[ReplicaView], str, st
         "warmer",
         "loaded",
     ),
+    "of those, by weight": (
+        "prefer-loaded",
+        {},
+        [view("small", inflight=1, loaded=HERE), view("big", weight=4, inflight=3, loaded=HERE)],
+        "big",
+        "least load",
+    ),
     "nobody holds it": (
         "prefer-loaded",
         {},
