@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.e2e.chaos import CLIENTS, EMBEDDING, MODELS, Chaos, Tally, expected_texts
 from tests.e2e.processes import Fleet, fleet
-from tests.e2e.traffic import CHAT, EMBED, Client, Verdict
+from tests.e2e.traffic import CHAT, EMBED, Client, Verdict, once
 
 REQUESTS = int(os.environ.get("CORRAL_CHAOS_REQUESTS", "10000"))
 SEED = int(os.environ.get("CORRAL_CHAOS_SEED", "2"))
@@ -34,7 +34,7 @@ async def storm(running: Fleet) -> Tally:
 async def assert_every_slot_is_usable(running: Fleet) -> None:
     """Each replica holds as many requests of each model as it has slots, all at the same time."""
     gateway = running.gateway
-    await trickle_until_all_are_up(running)
+    await until_all_are_up(running)
     for each in running.emulators:
         await each.fault("hang", count=None)
     clients = [Client(gateway.port) for _ in range(SLOTS * len(running.emulators) * (len(MODELS) + 1))]
@@ -54,15 +54,14 @@ async def assert_every_slot_is_usable(running: Fleet) -> None:
         await each.clear_faults()
 
 
-async def trickle_until_all_are_up(running: Fleet) -> None:
-    """A replica that was taken out for failing comes back by a request that it answers."""
-    client = Client(running.gateway.port)
-    until_s = time.monotonic() + 30
+async def until_all_are_up(running: Fleet) -> None:
+    """A replica that was taken out for failing comes back by a request that it answers: load all of them, at times."""
+    until_s = time.monotonic() + 45
     while set((await running.gateway.health()).values()) != {"up"}:
         assert time.monotonic() < until_s, await running.gateway.health()
-        assert (await client.ask(CHAT, MODELS[0])).verdict is Verdict.COMPLETE
-        await asyncio.sleep(0.02)
-    client.close()
+        asked = [once(running.gateway.port, CHAT, MODELS[0]) for _ in range(SLOTS * len(running.emulators))]
+        assert {answer.verdict for answer in await asyncio.gather(*asked)} == {Verdict.COMPLETE}
+        await asyncio.sleep(0.1)
 
 
 async def test_ten_thousand_requests_survive_chaos(tmp_path: Path) -> None:

@@ -315,3 +315,12 @@ EMBED: Final = Shape(
     _read_embed,
 )
 STREAMS: Final = (CHAT, GENERATE, OPENAI, ANTHROPIC)
+
+
+async def once(port: int, shape: Shape, model: str, prompt: str = "hi", tokens: int = 8) -> Answer:
+    """One request on a connection of its own."""
+    client = Client(port)
+    try:
+        return await client.ask(shape, model, prompt, tokens)
+    finally:
+        client.close()
