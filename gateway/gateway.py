@@ -51,6 +51,7 @@ class Gateway:
         self._ticks = 0
         self._silent_s: dict[Exchange, tuple[int, float]] = {}
         self._reads_seen: dict[str, int] = {}
+        self._policy_error: str | None = None
         self.use(config, on_loopback=True)
 
     def use(self, config: Config, *, on_loopback: bool) -> None:
@@ -157,9 +158,16 @@ class Gateway:
             client.too_slow()
         if self._ticks % 4 == 0:
             self._break_stalled(now_s)
+            self._report_policy()
         if self._ticks % _SWEEP_TICKS == 0:
             self.pool.sweep(now_s)
             self._close_idle(now_s - self.timeouts.idle_s)
+
+    def _report_policy(self) -> None:
+        error = self.carrier.scheduler.policy_error
+        if error is not None and error != self._policy_error:
+            log.error('policy_failed consequence="requests go to any replica" error="%s"', error)
+        self._policy_error = error
 
     def _break_stalled(self, now_s: float) -> None:
         """End committed streams of a replica that is down and has been silent: it hangs, it is not slow."""

@@ -107,7 +107,8 @@ class Exchange(Ticket):
         self.state = State.SENT
         self.sent_at_s = gateway.clock()
         # A request that changes the store is sent once at most: a reused connection could leave open whether it was.
-        fresh = self.request.kind in _NOT_REPEATABLE
+        # Nor is one taken where the last one turned out to be closed: its neighbours probably are, too.
+        fresh = self.stale or self.request.kind in _NOT_REPEATABLE
         connection = None if fresh else gateway.pool.take(lease.replica)
         if connection is not None:
             self._begin(lease, connection)

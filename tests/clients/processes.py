@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +22,8 @@ GPUS = ("RTX 4090 24GB", "RTX 3090 24GB", "RTX 3060 12GB")
 _CORRAL = (sys.executable, "-m", "corral")
 _START_S, _STOP_S = 30.0, 15.0
 _POLL_S = 0.01
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,13 @@ def _child(folder: Path, arguments: Sequence[str], stdin: int) -> Iterator[subpr
     log = folder / f"{arguments[0]}-{len(list(folder.glob('*.log')))}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*_CORRAL, *arguments], stdin=stdin, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment()
+            [*_CORRAL, *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=_environment(),
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     try:
         yield process
@@ -159,6 +169,11 @@ def _child(folder: Path, arguments: Sequence[str], stdin: int) -> Iterator[subpr
     said = log.read_text()
     assert not left, f"{arguments[0]} was still there at the end, with its children: {left}\n{said}"
     assert not any(word in said for word in ("Traceback", "task_failed", "emulator ", "Error")), said
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed leaves no child behind either."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:

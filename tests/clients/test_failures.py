@@ -41,12 +41,6 @@ class Libraries:
     openai_client: openai.OpenAI
     anthropic_client: anthropic.Anthropic
 
-    def async_openai(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def async_anthropic(self) -> anthropic.AsyncAnthropic:
-        return anthropic.AsyncAnthropic(base_url=self.url, api_key="none", max_retries=0)
-
 
 @contextmanager
 def libraries(url: str) -> Iterator[Libraries]:
@@ -137,7 +131,7 @@ def ollama_async(clients: Libraries, say: Say) -> None:
 
 def openai_async(clients: Libraries, say: Say) -> None:
     async def talk() -> None:
-        async with clients.async_openai() as client:
+        async with openai.AsyncOpenAI(base_url=f"{clients.url}/v1", api_key="none", max_retries=0) as client:
             async for piece in await client.chat.completions.create(
                 model=CHAT, messages=OPENAI_HI, max_tokens=TOKENS, stream=True
             ):
@@ -148,7 +142,7 @@ def openai_async(clients: Libraries, say: Say) -> None:
 
 def anthropic_async(clients: Libraries, say: Say) -> None:
     async def talk() -> None:
-        client = clients.async_anthropic()
+        client = anthropic.AsyncAnthropic(base_url=clients.url, api_key="none", max_retries=0)
         asked = client.messages.stream(model=CHAT, messages=ANTHROPIC_HI, max_tokens=TOKENS)
         async with client, asked as stream:
             async for text in stream.text_stream:
