@@ -197,15 +197,16 @@ class Gateway:
 
     @property
     def busy(self) -> int:
-        """Client connections with a request under way."""
-        return sum(client.state in (State.BUSY, State.STREAM, State.BODY) for client in self.connections)
+        """Client connections with a request under way, or with a part of its answer still to be sent."""
+        under_way = (State.BUSY, State.STREAM, State.BODY)
+        return sum(client.state in under_way or client.has_unsent for client in self.connections)
 
     async def close(self) -> None:
         """Cut whatever is still running, visibly, and end every connection."""
         self.carrier.apply(self.carrier.scheduler.stop(self.clock()))
-        for connection in list(self.pool.active):
-            if connection.exchange is not None:
-                connection.exchange.break_off()
+        for client in list(self.connections):
+            if client.exchange is not None:
+                client.exchange.cut_short()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

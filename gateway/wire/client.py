@@ -95,6 +95,11 @@ class ClientConnection(asyncio.Protocol):
         """Whether it waits between two requests, with nothing of the next one read."""
         return self.state is State.HEAD and not self._ahead
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether a part of its last answer waits for the client to read."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
     # -- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

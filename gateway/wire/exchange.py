@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from corral.errors import Fault, Refusal
+from corral.gateway.schedule.effects import Refuse
 from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.gateway.wire.bodies import HOLD_BYTES, LAST_CHUNK, Body, CountedBody, UntilCloseBody, chunk
 from corral.gateway.wire.dialect import Ending, error_body, read_ending, refusal_answer, stream_error
@@ -142,6 +143,16 @@ class Exchange(Ticket):
         if self.state is State.COMMITTED:
             self._drop_upstream()
             self._break()
+
+    def cut_short(self) -> None:
+        """The gateway ends now: a stream says so in its dialect, who has had no byte is refused."""
+        if self.state is State.SENT:
+            carrier = self.client.gateway.carrier
+            self._drop_upstream()
+            carrier.spared(self)
+            carrier.apply([Refuse(self, Refusal.STOPPING, None)])
+        else:
+            self.break_off()
 
     def client_gone(self) -> None:
         """The client left: stop the replica's work now."""
