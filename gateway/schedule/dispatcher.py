@@ -142,7 +142,11 @@ class Dispatcher(Generic[T]):
         request = ticket.request
         if request.kind is RequestKind.INFERENCE:
             model = request.model
-            serving = [member for member in serving if member.has_room(model)]
+            serving = [
+                member
+                for member in serving
+                if model is None or member.inflight.get(model, 0) < member.slots or member.has_room(model)
+            ]
             if not serving:
                 return Placing.BUSY
         elif request.kind is RequestKind.STORE and self._roster.store_ticket is not None:
@@ -162,10 +166,12 @@ class Dispatcher(Generic[T]):
         if request.kind in LEADER_KINDS:
             return free[0], Decision(free[0].id, "leader")
         model = request.model
+        problem = ""
         try:
             decision = self.policy.choose(request, [member.view(model) for member in free], self._rng)
-            member = next((member for member in free if member.id == decision.replica_id), None)
-            problem = f"chose {decision.replica_id!r}, which it was not offered"
+            member = self._roster.members.get(decision.replica_id)
+            if member not in free:
+                member, problem = None, f"chose {decision.replica_id!r}, which it was not offered"
         except Exception as error:  # a user's policy may raise anything; the request must not be lost by it
             member, problem = None, f"raised {error!r}"
         if member is None:

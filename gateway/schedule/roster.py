@@ -16,7 +16,7 @@ LEADER_KINDS = (RequestKind.STORE, RequestKind.BLOB)
 
 
 class Roster(Generic[T]):
-    """The members. :meth:`refresh` must follow every change of a member's health, ``enabled`` or ``shut``."""
+    """The members. :meth:`refresh` must follow every change of a member's health, ``enabled``, ``shut`` or models."""
 
     def __init__(self, rules: HealthRules) -> None:
         self.members: dict[str, Member[T]] = {}
@@ -28,6 +28,8 @@ class Roster(Generic[T]):
         """Removed by a reload, with leases still running."""
         self._usable: list[Member[T]] = []
         self._any_shut = False
+        self._having: dict[str, list[Member[T]]] = {}
+        """By model, the usable members known to have it; only models that somebody has."""
         self._turn = 0.0
 
     def set_replicas(self, replicas: Sequence[Replica]) -> None:
@@ -46,6 +48,7 @@ class Roster(Generic[T]):
     def refresh(self) -> None:
         self._usable = [member for member in self.members.values() if member.is_usable]
         self._any_shut = any(member.shut for member in self._usable)
+        self._having = {}
 
     def usable(self) -> Sequence[Member[T]]:
         """Those that requests may be sent to, ejected ones among them."""
@@ -77,7 +80,7 @@ class Roster(Generic[T]):
             leader = self.leader(ticket.excluded)
             return [leader] if leader else []
         if model is not None and kind is not RequestKind.OTHER:
-            having = [member for member in pool if model in member.installed]
+            having = self._having.get(model) or self._find(model)
             if having:
                 pool = having
             elif kind is not RequestKind.CLOUD:
@@ -89,6 +92,12 @@ class Roster(Generic[T]):
         if self._any_shut:
             pool = [member for member in pool if not member.shut] or pool
         return pool
+
+    def _find(self, model: str) -> list[Member[T]]:
+        having = [member for member in self._usable if model in member.installed]
+        if having:
+            self._having[model] = having
+        return having
 
     def _who_else(self, model: str) -> list[Member[T]]:
         if any(model in member.installed for member in self.members.values()):

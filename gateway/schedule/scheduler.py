@@ -231,6 +231,7 @@ class Scheduler(Generic[T]):
         member = self._roster.members.get(sample.replica_id)
         effects: list[Effect[T]] = []
         if member is not None and member.sampled(sample):
+            self._roster.refresh()
             self._dispatcher.drain_all(now_s, effects)
         if sample.installed is not None:
             self._dispatcher.settle_asking(now_s, effects)

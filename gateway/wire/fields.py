@@ -34,6 +34,8 @@ class _Fields(msgspec.Struct):
     shift: bool | None = None
 
 
+_NO_OPTIONS: Final = _Options()
+
 _decode = msgspec.json.Decoder(_Fields).decode
 
 
@@ -84,7 +86,7 @@ def _read_leniently(body: bytes | bytearray) -> _Fields | None:
 
 def _signature(fields: _Fields) -> str:
     options = fields.options
-    if options is None and fields.shift is None:
+    if fields.shift is None and (options is None or options == _NO_OPTIONS):
         return ""
     given = [] if options is None else [(name, getattr(options, name)) for name in options.__struct_fields__]
     given.append(("shift", fields.shift))

@@ -101,9 +101,12 @@ def _take_fields(request: RequestHead, fields: bytes) -> None:
     hop_by_hop: list[bytes] = []
     for line in fields.split(b"\r\n"):  # the last one is empty: it gives the joined lines their final CRLF
         colon = line.find(b":")
-        action = _SPECIAL.get(line[:colon].lower())
+        name = line[:colon].lower()
+        action = _SPECIAL.get(name)
         if action is None:
-            forward.append(line)
+            # As nginx does: a name with "_" could pass for its twin with "-" further on.
+            if b"_" not in name:
+                forward.append(line)
         elif action >= _TYPE:
             forward.append(line)
             if action == _TYPE:
@@ -117,9 +120,6 @@ def _take_fields(request: RequestHead, fields: bytes) -> None:
     if hop_by_hop:
         named = frozenset(hop_by_hop) - _CANNOT_BE_NAMED_IN_CONNECTION
         forward = [line for line in forward if line.partition(b":")[0].lower() not in named]
-    if b"_" in fields:
-        # As nginx does: a name with "_" could pass for its twin with "-" further on.
-        forward = [line for line in forward if b"_" not in line.partition(b":")[0]]
     request.forward = b"\r\n".join(forward)
 
 
