@@ -118,14 +118,6 @@ class Client:
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Length: {len(content)}\r\n\r\n"
         self._writer.write(head.encode() + (content[: len(content) // 2] if half else content))
 
-    @property
-    def transport(self) -> asyncio.Transport:
-        """To stop and go on reading."""
-        assert self._writer is not None
-        transport = self._writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        return transport
-
     async def head(self) -> tuple[int, dict[str, str]]:
         """Only the head of the answer."""
         assert self._reader is not None
