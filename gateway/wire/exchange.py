@@ -366,7 +366,10 @@ class Exchange(Ticket):
 
     def _whole_answer(self, response: ResponseHead, payload: bytes) -> bytes:
         """``response`` with a body that was held back, to be sent later if no other replica does better."""
-        return self._head_lines(response, b"Content-Length: %d\r\n" % len(payload), keep=self.head.keep_alive) + payload
+        framing = b"Content-Length: %d\r\n" % len(payload)
+        if response.status == 503:  # Ollama says none; the SDKs that retry by themselves go by it
+            framing += b"Retry-After: 1\r\n"
+        return self._head_lines(response, framing, keep=self.head.keep_alive) + payload
 
     def _head_lines(self, response: ResponseHead, framing: bytes, *, keep: bool) -> bytes:
         return b"HTTP/1.1 %d%b\r\n%b%b%b%b\r\n" % (

@@ -86,6 +86,7 @@ async def test_each_replica_is_tried_at_most_once_and_the_last_real_answer_is_to
     assert json.loads(body) == {"error": "server busy, please try again.  maximum pending requests exceeded"}
     assert sorted(len(replica.calls) for replica in gateway.replicas) == [1, 1, 1]
     assert int(headers["content-length"]) == len(body)
+    assert headers["retry-after"] == "1"
     gateway.assert_nothing_held()
 
 
