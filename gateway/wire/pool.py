@@ -7,19 +7,24 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from corral.gateway.wire.outbox import Outbox
 from corral.gateway.wire.upstream import Address, UpstreamConnection
 from corral.model import Replica
 
 _MAX_IDLE: Final = 256
 _IDLE_S: Final = 60.0
+_REST_S: Final = 0.002
+"""Between two uses. What a replica sends behind the end of an answer shows by then; it must not begin the next one."""
 
 
 class Pool:
     """All upstream connections of the gateway."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connect_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, connect_s: float) -> None:
         self._loop = loop
+        self.outbox = outbox
         self.connect_s = connect_s
+        self.rest_s = _REST_S
         self._idle: dict[Address, deque[UpstreamConnection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self.active: set[UpstreamConnection] = set()
@@ -30,12 +35,14 @@ class Pool:
         return f"<Pool: {len(self.active)} active, {idle} idle, {len(self._connecting)} connecting>"
 
     def take(self, replica: Replica) -> UpstreamConnection | None:
-        """The most recently used idle connection to ``replica``, if there is one."""
+        """The idle connection to ``replica`` that has rested longest, if one has rested enough."""
         idle = self._idle.get((replica.host, replica.port))
-        while idle:
-            connection = idle.pop()
-            if connection.transport is not None and not connection.transport.is_closing():
+        rested_s = self._loop.time() - self.rest_s
+        while idle and idle[0].idle_since_s <= rested_s:
+            connection = idle.popleft()
+            if connection.is_quiet():
                 return connection
+            connection.abort()
         return None
 
     def put(self, connection: UpstreamConnection) -> None:

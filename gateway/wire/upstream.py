@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import TYPE_CHECKING, Final, cast
 
 from corral.errors import Fault, ReplicaError
@@ -18,6 +19,9 @@ _MAX_HEAD_BYTES: Final = 64 * 1024
 _MAX_INTERIM: Final = 8
 """More 1xx responses than this are an attack, not a hint."""
 
+_SMALL_BODY_BYTES: Final = 16 * 1024
+"""Up to this size a body is worth copying behind its head."""
+
 Address = tuple[str, int]
 
 
@@ -27,6 +31,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_interim",
+        "_poll",
         "address",
         "body",
         "exchange",
@@ -53,6 +58,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self._buffer = b""
         self._interim = 0
+        self._poll = select.poll()
+
+    def is_quiet(self) -> bool:
+        """Whether it is open and nothing, an end included, waits to be read: what comes next is an answer."""
+        return self.transport is not None and not self.transport.is_closing() and not self._poll.poll(0)
 
     # -- the exchange's side
 
@@ -65,8 +75,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.reads = 0
         self._interim = 0
         self.pool.active.add(self)
-        if len(body) <= 16384:
-            self.transport.write(request + body)
+        if len(body) <= _SMALL_BODY_BYTES and not exchange.route.streams_body:
+            self.pool.outbox.put(self.transport, request + body)
         else:
             self.transport.writelines([request, body])
 
@@ -109,6 +119,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         self.reads += 1

@@ -126,6 +126,7 @@ async def test_an_answer_that_is_about_the_request_is_not_retried(start: Start, 
 
 async def test_a_closed_idle_connection_costs_nothing(start: Start) -> None:
     gateway = await start(1)
+    gateway.gateway.pool.rest_s = 0.0  # so that the second request meets the same connection
 
     async def answer_and_leave(call: Call) -> None:
         await call.json({"done": True})
@@ -138,6 +139,19 @@ async def test_a_closed_idle_connection_costs_nothing(start: Start) -> None:
     gateway.replicas[0].answer = say_hello
     assert (await gateway.ask(post("/api/chat", CHAT_WHOLE)))[0] == 200
     assert gateway.states[0].health.value == "up"
+    gateway.assert_nothing_held()
+
+
+async def test_what_comes_behind_an_answer_is_never_taken_for_the_next(start: Start) -> None:
+    async def too_much(call: Call) -> None:
+        await call.json({"done": True})
+        await asyncio.sleep(0)  # what follows is a read of its own
+        await call.write(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nunasked")
+
+    gateway = await start(1, slots=1)  # the next waits, and is sent in the moment the last one ends
+    gateway.replicas[0].answer = too_much
+    asked = [gateway.ask(post("/api/chat", CHAT_WHOLE)) for _ in range(20)]
+    assert [json.loads(body) for _, _, body in await asyncio.gather(*asked)] == [{"done": True}] * 20
     gateway.assert_nothing_held()
 
 
