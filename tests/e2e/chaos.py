@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from tests.e2e.processes import Emulator, Fleet
 from tests.e2e.traffic import ANTHROPIC, CHAT, EMBED, GENERATE, OPENAI, WHOLE, Answer, Client, Leave, Shape, Verdict
@@ -69,9 +69,12 @@ class Chaos:
 
     async def round(self, requests: int, *, kills: int, freeze: bool) -> None:
         """``requests`` requests while trouble strikes all but one replica; returns when everything is at rest."""
-        spared = await self._spared()
+        health = await self._gathered()
+        up = [each for each in self.fleet.emulators if health[each.name] == "up"]
+        spared = self._random.choice(up)
         others = [each for each in self.fleet.emulators if each is not spared]
         self._random.shuffle(others)
+        others.sort(key=lambda each: each in up)  # so that the dead and frozen ones were serving
         troubles = self._troubles(others, kills, freeze)
         moments = sorted(self._random.randrange(requests // 2) for _ in troubles)
         await self._traffic(requests, dict(zip(moments, troubles, strict=True)))
@@ -79,12 +82,15 @@ class Chaos:
             await self._calm(each)
         await self.fleet.gateway.until_idle()
 
-    async def _spared(self) -> Emulator:
-        """One of those that serve now."""
-        gateway = self.fleet.gateway
-        await gateway.until(lambda page: any(each["health"] == "up" for each in page["replicas"]), 10, "one that is up")
-        health = await gateway.health()
-        return self._random.choice([each for each in self.fleet.emulators if health[each.name] == "up"])
+    async def _gathered(self) -> dict[str, str]:
+        """The health of all once none is down any more, and one at least serves."""
+
+        def is_so(page: dict[str, Any]) -> bool:
+            health = {each["health"] for each in page["replicas"]}
+            return "up" in health and not health & {"down", "unknown"}
+
+        await self.fleet.gateway.until(is_so, 15, "the return of the replicas")
+        return await self.fleet.gateway.health()
 
     def _troubles(self, victims: Sequence[Emulator], kills: int, freeze: bool) -> list[Callable[[], Awaitable[None]]]:
         """Kills and a freeze for the first victims, one or two kinds of faults for each of the others."""

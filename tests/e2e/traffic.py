@@ -177,7 +177,10 @@ class Client:
         if not ended or headers.get("connection") == "close":
             self.close()
         body = b"".join(pieces)
-        text, verdict = read(body) if status == 200 else (body.decode("utf-8", "replace"), Verdict.REFUSED)
+        try:
+            text, verdict = read(body) if status == 200 else (body.decode("utf-8", "replace"), Verdict.REFUSED)
+        except (ValueError, LookupError, TypeError):  # nothing that this dialect ever says
+            text, verdict = repr(body), Verdict.FALSE_END
         if not ended:
             verdict = Verdict.CUT
         return Answer(verdict, status, headers, text, body, first_s, time.monotonic() - began_s)
