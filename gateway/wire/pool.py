@@ -13,7 +13,7 @@ from corral.model import Replica
 
 _MAX_IDLE: Final = 256
 _IDLE_S: Final = 60.0
-_REST_S: Final = 0.002
+_REST_S: Final = 0.005
 """Between two uses. What a replica sends behind the end of an answer shows by then; it must not begin the next one."""
 
 

@@ -72,6 +72,7 @@ async def test_a_chunked_request_body_is_sent_with_its_length(start: Start) -> N
 
 async def test_one_connection_serves_many_requests_also_pipelined_ones_in_order(start: Start) -> None:
     gateway = await start(1)
+    gateway.gateway.pool.rest_s = 0.0
 
     async def answer(call: Call) -> None:
         await call.json({"done": True, "n": json.loads(call.body)["n"]})
