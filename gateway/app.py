@@ -31,6 +31,7 @@ from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.poller import Poller
 from corral.gateway.wire.client import ClientConnection
 from corral.gateway.wire.exchange import Exchange
+from corral.gateway.wire.outbox import Outbox
 from corral.gateway.wire.pool import Pool
 from corral.model import Replica
 from corral.probes.ollama import OllamaProbe, probe_session
@@ -97,7 +98,7 @@ class App:
         scheduler: Scheduler[Exchange] = Scheduler(policy, config.policy.name, limits, Random())
         self.metrics = Metrics()
         carrier = Carrier(scheduler, self.metrics, loop.time)
-        pool = Pool(loop, config.timeouts.connect_s)
+        pool = Pool(loop, Outbox(loop), config.timeouts.connect_s)
         self.gateway = Gateway(config, carrier, self.metrics, pool, loop)
         self.poller = Poller(
             lambda replica: OllamaProbe(session, replica),

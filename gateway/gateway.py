@@ -37,6 +37,7 @@ class Gateway:
         self.carrier = carrier
         self.metrics = metrics
         self.pool = pool
+        self.outbox = pool.outbox
         self.loop = loop
         self.clock: Callable[[], float] = loop.time
         self.connections: set[ClientConnection] = set()
@@ -151,6 +152,7 @@ class Gateway:
             self.tick()
 
     def tick(self) -> None:
+        self.outbox.flush()
         now_s = self.clock()
         self._ticks += 1
         self.carrier.apply(self.carrier.scheduler.tick(now_s))
@@ -193,6 +195,7 @@ class Gateway:
     def drain(self) -> None:
         """Close idle connections; the others close with their response."""
         self.draining = True
+        self.outbox.flush()
         self._close_idle(self.clock())
 
     @property
@@ -207,6 +210,7 @@ class Gateway:
         for client in list(self.connections):
             if client.exchange is not None:
                 client.exchange.cut_short()
+        self.outbox.flush()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

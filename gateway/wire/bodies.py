@@ -9,6 +9,7 @@ the body as ``broken``, after what was well-formed before it has been returned.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final, Protocol
 
 from corral.gateway.wire.grammar import CHUNK_SIZE_LINE, TRAILERS
@@ -21,6 +22,8 @@ _TRAILER_BYTES: Final = 8 * 1024
 _SIZE_LINE_BYTES: Final = 280
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_LF: Final = 10
 
 _SIZES: Final = {spelled % size: size for size in range(1, 1024) for spelled in (b"%x", b"%X")}
 """The size lines nearly all chunks have: looking one up costs a quarter of parsing it."""
@@ -56,32 +59,67 @@ class Body(Protocol):
         """The end of the payload: at least its final line, unless that is longer than TAIL_BYTES."""
 
 
+class Tail:
+    """The end of a body: everything since the last complete line began, up to TAIL_BYTES."""
+
+    __slots__ = ("_bytes", "_parts", "last")
+
+    def __init__(self) -> None:
+        self.last: bytes | None = b""
+        """What was forwarded last, where it ends with a line feed: nothing before it matters. Else None."""
+        self._parts: deque[bytes] = deque()
+        self._bytes = 0
+
+    def keep(self, data: bytes, *, whole: bool) -> None:
+        """``data`` was forwarded; ``whole``: it ends with a line feed."""
+        if self.last is not None:
+            if whole:
+                self.last = data
+                return
+            self.last = None
+            self._parts.clear()
+            self._bytes = 0
+        self._parts.append(data)
+        self._bytes += len(data)
+        while self._bytes > TAIL_BYTES and len(self._parts) > 1:
+            self._bytes -= len(self._parts.popleft())
+        if whole:
+            self.last = b"".join(self._parts)
+            self._parts.clear()
+
+    def joined(self) -> bytes:
+        return self.last if self.last is not None else b"".join(self._parts)
+
+
 class ChunkedBody:
-    """``Transfer-Encoding: chunked``; with ``framed=False`` only the payload is returned."""
+    """``Transfer-Encoding: chunked``; with ``framed=False`` only the payload is returned.
+
+    ``tail=False`` spares the tail and the count of lines where nobody asks for them (requests).
+    """
 
     __slots__ = ("_framed", "_held", "_rest", "_tail", "_want", "broken", "ended", "intact", "lines")
 
-    def __init__(self, *, framed: bool = True) -> None:
+    def __init__(self, *, framed: bool = True, tail: bool = True) -> None:
         self._framed = framed
         self._held: bytes | bytearray = b""
         self._want = 0
         """Bytes the held chunk needs before looking at it again is worth it."""
         self._rest = 0
         """Bytes (payload and CRLF) still to come of a chunk that is passed through in parts."""
-        self._tail: bytes | list[bytes] = b""
+        self._tail = Tail() if tail else None
         self.ended = False
         self.broken: str | None = None
         self.lines = 0
         self.intact = True
 
     def feed(self, data: bytes) -> bytes:
-        if not self._held and not self._rest and self._framed:
+        if data and not self._held and not self._rest and self._framed:
             # What matters for speed: a read that is one chunk, or several, and nothing else.
             position = chunks = 0
             length = len(data)
             while position < length:
                 line_end = data.find(b"\r\n", position, position + 6)
-                size = _SIZES.get(data[position:line_end])
+                size = _SIZES.get(data[position:line_end]) if line_end > 0 else None
                 if size is None:
                     break
                 end = line_end + size + 4
@@ -90,8 +128,12 @@ class ChunkedBody:
                 position = end
                 chunks += 1
             else:
-                self.lines += data.count(b"\n") - 2 * chunks
-                self._tail = data
+                tail = self._tail
+                if tail is not None and tail.last is not None and data[-3] == _LF:
+                    tail.last = data
+                    self.lines += data.count(b"\n") - 2 * chunks
+                else:
+                    self._note(data, -2 * chunks)
                 return data
         return self._feed_slowly(data)
 
@@ -120,8 +162,16 @@ class ChunkedBody:
             self._held = data[position:]
         forward = b"".join(out)
         if forward:
-            self._note(forward)
+            self._note(forward, 0)
         return forward
+
+    def _note(self, forward: bytes, framing_lines: int) -> None:
+        """Count lines, and keep the end of what was forwarded."""
+        if self._tail is None:
+            return
+        self.lines += forward.count(b"\n") + framing_lines
+        last = forward[-3:-2] if self._framed and self.intact else forward[-1:]
+        self._tail.keep(forward, whole=self.intact and last == b"\n")
 
     def _next_chunk(self, data: bytes, start: int, out: list[bytes]) -> int:
         """Take the chunk at ``start``; returns where the next begins, or ``start`` when more bytes are needed."""
@@ -175,18 +225,6 @@ class ChunkedBody:
         self.ended = True
         return match.end()
 
-    def _note(self, forward: bytes) -> None:
-        self.lines += forward.count(b"\n")
-        if self.intact and not isinstance(self._tail, list):
-            self._tail = forward
-            return
-        # A large chunk comes in parts: its end, and with it the final line, is spread over several reads.
-        parts = self._tail if isinstance(self._tail, list) else []
-        parts.append(forward)
-        while sum(map(len, parts)) > TAIL_BYTES and len(parts) > 1:
-            parts.pop(0)
-        self._tail = parts
-
     def eof(self) -> bool:
         return self.ended and self.broken is None
 
@@ -194,7 +232,7 @@ class ChunkedBody:
         return bytes(self._held) if self.ended else b""
 
     def tail(self) -> bytes:
-        raw = b"".join(self._tail) if isinstance(self._tail, list) else self._tail
+        raw = self._tail.joined() if self._tail is not None else b""
         if not self._framed:
             return raw
         payload: list[bytes] = []
@@ -209,12 +247,13 @@ class ChunkedBody:
 class CountedBody:
     """``Content-Length``."""
 
-    __slots__ = ("_rest", "_surplus", "_tail", "broken", "ended", "intact", "lines")
+    __slots__ = ("_rest", "_surplus", "_tail", "_tail_bytes", "broken", "ended", "intact", "lines")
 
     def __init__(self, length: int) -> None:
         self._rest = length
         self._surplus = b""
-        self._tail: list[bytes] = []
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
         self.broken: str | None = None
         self.ended = length == 0
         self.lines = 0
@@ -229,8 +268,9 @@ class CountedBody:
         if self._rest == 0:
             self.ended = True
         self._tail.append(data)
-        if len(self._tail) > 1 and sum(map(len, self._tail[1:])) > HOLD_BYTES:
-            self._tail.pop(0)
+        self._tail_bytes += len(data)
+        while self._tail_bytes - len(self._tail[0]) > HOLD_BYTES:
+            self._tail_bytes -= len(self._tail.popleft())
         return data
 
     def eof(self) -> bool:

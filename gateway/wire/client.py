@@ -232,7 +232,7 @@ class ClientConnection(asyncio.Protocol):
         self._decoder = ChunkedBody(framed=False) if head.chunked else None
         self._expect_more(self.gateway.timeouts.head_s)
         if head.expects_continue and self.transport is not None and not rest:
-            self.transport.write(_CONTINUE)
+            self.gateway.outbox.put(self.transport, _CONTINUE)
         if rest:
             self._take_body(rest)
 
@@ -257,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
         head = self._head
         if head is not None and head.expects_continue:
             head.expects_continue = False
-            self.transport.write(_CONTINUE)
+            self.gateway.outbox.put(self.transport, _CONTINUE)
         self.transport.resume_reading()
         self._expect_more(self.gateway.timeouts.head_s)
         if self._body:
@@ -358,7 +358,7 @@ class ClientConnection(asyncio.Protocol):
     def finish_with(self, answer: bytes, *, keep_alive: bool) -> None:
         """Write one whole response and be ready for the next request."""
         if self.transport is not None:
-            self.transport.write(answer)
+            self.gateway.outbox.put(self.transport, answer)
         self.response_done(keep_alive=keep_alive)
 
     def response_done(self, *, keep_alive: bool) -> None:
@@ -394,6 +394,7 @@ class ClientConnection(asyncio.Protocol):
             transport.resume_reading()
         self.state = State.LINGER
         self._ahead = b""
+        self.gateway.outbox.flush()
         if transport.can_write_eof():
             transport.write_eof()
         self._expect_more(_LINGER_S)
@@ -403,6 +404,7 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
+        self.gateway.outbox.flush()
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -419,9 +421,8 @@ class ClientConnection(asyncio.Protocol):
         self._body = b""
         self.gateway.metrics_for_bad_request(error.status)
         if self.transport is not None:
-            self.transport.write(
-                reply(error.status, error_body(dialect, error.status, error.message), headers=cors, close=True)
-            )
+            body = error_body(dialect, error.status, error.message)
+            self.gateway.outbox.put(self.transport, reply(error.status, body, headers=cors, close=True))
         self.close_after_response()
 
     # -- time

@@ -188,5 +188,5 @@ def _event_data(event: bytes) -> bytes:
 def _try_decode(line: bytes) -> _Final | None:
     try:
         return _decode_final(line)
-    except (msgspec.MsgspecError, ValueError):  # not JSON, or not of this shape: then it says nothing
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # not JSON, or not of this shape: then it says nothing
         return None

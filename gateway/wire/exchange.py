@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from corral.errors import Fault, Refusal
@@ -259,8 +259,8 @@ class Exchange(Ticket):
         self.first_byte_at_s = gateway.clock()
         head = self._response_head(self._response, keep=self._may_keep())
         self._held.insert(0, head)
-        transport.write(b"".join(self._held))
-        self.forward = transport.write
+        gateway.outbox.put(transport, b"".join(self._held))
+        self.forward = partial(gateway.outbox.put, transport)
         self._held = []
         self._body = b""
         self.head.forward = b""

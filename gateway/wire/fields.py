@@ -12,7 +12,8 @@ import msgspec
 from corral.gateway.wire.routes import Route
 from corral.model import RequestKind, RouteRequest, is_cloud_model, normalise_model
 
-_SLOW_PATH_BYTES: Final = 256 * 1024
+_SLOW_PATH_BYTES: Final = 1024 * 1024
+_lenient: Final = json.JSONDecoder()
 _MODEL_BYTES: Final = 512
 _Number = int | float | None
 
@@ -63,7 +64,7 @@ def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> _F
         return _multipart_fields(body, content_type)
     try:
         fields = _decode(body)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return _read_leniently(body)
     return fields if fields.model or fields.name else _read_leniently(body)
 
@@ -73,7 +74,8 @@ def _read_leniently(body: bytes | bytearray) -> _Fields | None:
     if len(body) > _SLOW_PATH_BYTES:
         return None
     try:
-        value = json.loads(body.decode("utf-8", "replace"))
+        # Like Go's decoder, it stops behind the first value and does not mind what follows.
+        value, _ = _lenient.raw_decode(body.decode("utf-8", "replace").lstrip())
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
@@ -90,7 +92,12 @@ def _signature(fields: _Fields) -> str:
         return ""
     given = [] if options is None else [(name, getattr(options, name)) for name in options.__struct_fields__]
     given.append(("shift", fields.shift))
-    return ",".join(f"{name}={value:g}" for name, value in given if value is not None)
+    return ",".join(f"{name}={_plain(value)}" for name, value in given if value is not None)
+
+
+def _plain(value: float) -> str:
+    """``4096``, ``4096.0`` and ``true`` spelled as one number would be."""
+    return str(int(value)) if isinstance(value, int) or value.is_integer() else str(value)
 
 
 _MULTIPART_MODEL: Final = re.compile(

@@ -53,6 +53,7 @@ class Pool:
         if len(idle) >= _MAX_IDLE:
             connection.abort()
             return
+        connection.reused = True
         connection.idle_since_s = self._loop.time()
         idle.append(connection)
 

@@ -1,4 +1,4 @@
-"""Answers the gateway gives itself, and the heads it puts before a replica's."""
+"""Answers the gateway gives itself."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ _CODING: Final = 5
 _CONNECTION: Final = 6
 _EXPECT: Final = 7
 _TYPE: Final = 8
-_ENCODING: Final = 9
 
 _SPECIAL: Final[dict[bytes, int]] = {
     b"host": _HOST,
@@ -29,7 +28,6 @@ _SPECIAL: Final[dict[bytes, int]] = {
     b"expect": _EXPECT,
     b"x-request-id": _REQUEST_ID,
     b"content-type": _TYPE,
-    b"content-encoding": _ENCODING,
     # Hop by hop (RFC 9110 §7.6.1), and the names Corral itself speaks with.
     b"keep-alive": _DROP,
     b"proxy-connection": _DROP,
@@ -50,7 +48,6 @@ class RequestHead:
 
     __slots__ = (
         "chunked",
-        "content_encoding",
         "content_length",
         "content_type",
         "expects_continue",
@@ -79,12 +76,11 @@ class RequestHead:
         self.origin: bytes | None = None
         self.request_id: bytes | None = None
         self.content_type = b""
-        self.content_encoding = b""
         self.forward = b""
 
 
 def parse_request_head(head: bytes) -> RequestHead:
-    """Parse ``head`` (up to and including the empty line). Raises ClientError (400, 501 or 505)."""
+    """Parse ``head`` (up to and including the empty line). Raises ClientError (400, 417 or 505)."""
     match = REQUEST_HEAD.fullmatch(head)
     if match is None:
         raise ClientError(*_why_not(head))
@@ -107,12 +103,9 @@ def _take_fields(request: RequestHead, fields: bytes) -> None:
             # As nginx does: a name with "_" could pass for its twin with "-" further on.
             if b"_" not in name:
                 forward.append(line)
-        elif action >= _TYPE:
+        elif action == _TYPE:
             forward.append(line)
-            if action == _TYPE:
-                request.content_type = line[colon + 1 :].strip(b" \t")
-            else:
-                request.content_encoding = line[colon + 1 :].strip(b" \t").lower()
+            request.content_type = line[colon + 1 :].strip(b" \t")
         elif action >= _LENGTH:
             _take_framing(request, action, line[colon + 1 :].strip(b" \t"), hop_by_hop)
         elif action:

@@ -70,7 +70,8 @@ _EXACT: Final[dict[tuple[bytes, str], Route]] = {
     (b"GET", "/v1/models"): Route("models", RequestKind.OTHER, _OA, view=View.MODELS),
 }
 _MODEL: Final = Route("model", RequestKind.OTHER, _OA, view=View.MODEL)
-_BLOB: Final = Route("blob", RequestKind.BLOB, streams_body=True)
+_BLOB: Final = Route("blob", RequestKind.BLOB)
+_UPLOAD: Final = Route("blob", RequestKind.BLOB, streams_body=True)
 _OTHER: Final = {dialect: Route("other", RequestKind.OTHER, dialect) for dialect in Dialect}
 _MAY_INFER: Final = {dialect: Route("other", _I, dialect) for dialect in Dialect}
 
@@ -83,7 +84,7 @@ def find_route(method: bytes, path: str) -> Route:
     if method == b"GET" and path.startswith("/v1/models/"):
         return _MODEL
     if path.startswith("/api/blobs/"):
-        return _BLOB
+        return _UPLOAD if method == b"POST" else _BLOB
     dialect = dialect_of(path)
     if method == b"POST" and path.startswith(("/v1/", "/api/")):
         return _MAY_INFER[dialect]

@@ -103,7 +103,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool.active.discard(self)
         if reusable:
             self.resume()
-            self.reused = True
             self.pool.put(self)
         else:
             self.abort()

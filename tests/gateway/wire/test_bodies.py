@@ -58,6 +58,41 @@ def test_only_whole_chunks_are_forwarded(payloads: list[bytes], sizes: list[int]
     assert not body.eof()
 
 
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=4), st.integers(0, 800))
+def test_a_stream_cut_at_any_byte_is_read_as_if_it_were_not(lengths: list[int], at: int) -> None:
+    stream = b"".join(map(chunk, lines_of(lengths)))
+    body = ChunkedBody()
+    assert body.feed(stream[:at]) + body.feed(stream[at:]) == stream
+    assert body.lines == len(lengths)
+
+
+def test_a_size_line_cut_after_its_cr_is_waited_for() -> None:
+    body = ChunkedBody()
+    whole = chunk(b"x" * 119 + b"\n")
+    assert body.feed(whole + b"7b\r") == whole
+    assert body.feed(b"\n" + b"y" * 123 + b"\r\n") == b"7b\r\n" + b"y" * 123 + b"\r\n"
+
+
+def test_a_line_in_several_chunks_and_reads_is_one_line_of_the_tail() -> None:
+    body = ChunkedBody()
+    for piece in (b'{"done":false}\n', b'{"done"', b":tr", b"ue}\n"):
+        body.feed(chunk(piece))
+    assert body.tail().rstrip(b"\n").rpartition(b"\n")[2] == b'{"done":true}'
+
+
+def test_one_byte_reads_cost_linear_time() -> None:
+    """Counted, not timed: the bytes that pass through joins and copies stay in proportion to those that came."""
+    size = 200_000
+    for body, data in ((ChunkedBody(), b"%x\r\n" % size + b"x" * size), (CountedBody(size), b"x" * size)):
+        for at in range(len(data)):
+            body.feed(data[at : at + 1])
+        assert len(body.tail()) <= size
+    small = ChunkedBody(framed=False, tail=False)
+    for at in range(0, 60_000):
+        small.feed(b"ea60\r\n"[at : at + 1] or b"x")
+    assert small.tail() == b""
+
+
 @pytest.mark.parametrize(
     "bad",
     [
