@@ -7,6 +7,9 @@ still reading are woken by the first of several writes that follow each other cl
 from __future__ import annotations
 
 import asyncio
+from typing import Final
+
+_LARGE_BYTES: Final = 16 * 1024
 
 
 class Outbox:
@@ -20,6 +23,11 @@ class Outbox:
 
     def put(self, transport: asyncio.Transport, data: bytes | bytearray) -> None:
         """Write ``data`` before the loop waits again; dropped where the connection has ended by then."""
+        if len(data) > _LARGE_BYTES:  # at once, so that a full buffer stops the reading that goes on in this very turn
+            self.flush()
+            if not transport.is_closing():
+                transport.write(data)
+            return
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append((transport, data))
