@@ -25,7 +25,7 @@ from corral.gateway.carrier import Carrier
 from corral.gateway.config import Address, Config, build_policy, diff_config, load_config
 from corral.gateway.gateway import Gateway
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
-from corral.gateway.serve.admin import make_admin
+from corral.gateway.serve.admin import make_admin, make_runner
 from corral.gateway.serve.listening import explain_listen_error
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.poller import Poller
@@ -125,14 +125,14 @@ class App:
     async def start(self, listener: socket.socket, admin_listener: socket.socket) -> None:
         """Listen on both ports and begin to poll."""
         self._apply(self._config, listener)
-        admin = make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts)
-        self._admin = web.AppRunner(admin, access_log=None, handle_signals=False)
+        self._admin = make_runner(make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts))
         await self._admin.setup()
         await web.SockSite(self._admin, admin_listener).start()
         self._server = await self._loop.create_server(
             lambda: ClientConnection(self.gateway), sock=listener, backlog=_BACKLOG
         )
         self.gateway.spawn(self.gateway.keep_time())
+        self.gateway.spawn(self.gateway.keep_watch())
 
     def _apply(self, config: Config, listener: socket.socket | None = None) -> None:
         if listener is not None:
@@ -140,6 +140,7 @@ class App:
         self.gateway.use(config, on_loopback=self._on_loopback)
         self.gateway.carrier.apply(self.gateway.carrier.scheduler.set_replicas(self.replicas, self._loop.time()))
         self.gateway.pool.keep_only(self.replicas)
+        self.poller.set_interval(config.probes.ollama_interval_s)
         self.poller.set_replicas(self.replicas)
 
     # -- signals

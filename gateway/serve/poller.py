@@ -84,6 +84,13 @@ class Poller:
             if replica_id not in self._watches:
                 self._watches[replica_id] = self._watch(replica)
 
+    def set_interval(self, interval_s: float) -> None:
+        """Probe in this rhythm from now on."""
+        if interval_s != self._interval_s:
+            self._interval_s = interval_s
+            for watch in self._watches.values():
+                watch.set_interval(interval_s)
+
     def kick(self, replica_id: str | None = None) -> None:
         """Probe that replica's liveness (None: every one's) at once; kicks during a probe make one more of them."""
         for watch in list(self._watches.values()):
@@ -124,13 +131,7 @@ class _Watch:
     """The polling of one replica: its liveness on a beat, its pages beside it."""
 
     def __init__(
-        self,
-        replica: Replica,
-        probe: Probe,
-        feed: Feed,
-        clock: Callable[[], float],
-        rng: Random,
-        interval_s: float,
+        self, replica: Replica, probe: Probe, feed: Feed, clock: Callable[[], float], rng: Random, interval_s: float
     ) -> None:
         self.replica = replica
         self.pages = ReplicaPages(replica.id)
@@ -142,6 +143,7 @@ class _Watch:
         self._clock = clock
         self._rng = rng
         self._interval_s = interval_s
+        self._due_s = 0.0
         self._kicked = asyncio.Event()
         self._result: ProbeResult | None = None
         self._misses = 0
@@ -172,20 +174,25 @@ class _Watch:
     def kick(self) -> None:
         self._kicked.set()
 
+    def set_interval(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._due_s = min(self._due_s, asyncio.get_running_loop().time() + interval_s)
+        self.kick()  # it may be waiting for the old beat
+
     async def _watch_liveness(self) -> None:
         loop = asyncio.get_running_loop()
-        scheduled, due_s = True, 0.0
+        scheduled = True
         while True:
             began_s = loop.time()
             if scheduled:
                 # Spread downwards only: jitter keeps replicas out of step and must not delay finding one dead.
-                due_s = began_s + self._interval_s * self._rng.uniform(0.9, 1.0)
+                self._due_s = began_s + self._interval_s * self._rng.uniform(0.9, 1.0)
             await self._guarded("version", self._read_scheduled if scheduled else self._read_liveness)
             if self._in_doubt:
-                due_s = min(due_s, began_s + self._interval_s * DOUBT_SHARE)
+                self._due_s = min(self._due_s, began_s + self._interval_s * DOUBT_SHARE)
             await asyncio.sleep(max(0.0, began_s + min(KICK_GAP_S, self._interval_s) - loop.time()))
-            kicked = await self._kicked_before(due_s)
-            scheduled = not kicked or loop.time() >= due_s
+            kicked = await self._kicked_before(self._due_s)
+            scheduled = not kicked or loop.time() >= self._due_s
 
     async def _kicked_before(self, due_s: float) -> bool:
         try:

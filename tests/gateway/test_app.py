@@ -1,0 +1,137 @@
+"""The running gateway as a whole: every group of keys is reloaded, and the end is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from corral.gateway.app import App
+from corral.gateway.config import NEEDS_RESTART, Config, load_config
+from corral.model import Health, ReplicaState
+from corral.probes.ollama import probe_session
+from tests.probes.fake_ollama import FakeOllama, fake_ollama
+
+PATIENCE_S = 10.0
+
+
+def state(app: App) -> ReplicaState:
+    return app.gateway.snapshot().replicas[0]
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[tuple[App, int]]:
+    """The gateway of a file, and its admin port; stopped at the end where the test did not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as admin:
+        for each in (listener, admin):
+            each.setblocking(False)
+        async with probe_session() as session:
+            app = App(load_config(path), path, asyncio.get_running_loop(), session)
+            await app.start(listener, admin)
+            try:
+                yield app, admin.getsockname()[1]
+            finally:
+                app.stop()
+                await app.until_stopped(lambda requests, drain_s: None)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def written(path: Path, ollama: FakeOllama, replica: str = "slots: 4", more: str = "") -> Path:
+    url = f"http://127.0.0.1:{ollama.replica().port}"
+    path.write_text(f"replicas:\n  - {{id: a, url: {url!r}, {replica}}}\n{more}")
+    return path
+
+
+RELOADS: dict[str, tuple[str, Callable[[App], object]]] = {
+    "policy": ("{name: round-robin}", lambda app: app.gateway.snapshot().policy == "round-robin"),
+    "queue": (
+        "{max_requests: 7, max_wait_s: 9}",
+        lambda app: (
+            (limits := app.gateway.carrier.scheduler._dispatcher.limits).max_requests == 7 and limits.max_wait_s == 9
+        ),
+    ),
+    "timeouts": (
+        "{connect_s: 1.5, head_s: 3, drain_s: 4, stall_s: 5, idle_s: 6}",
+        lambda app: (
+            app.gateway.pool.connect_s == 1.5
+            and msgspec.structs.astuple(app.gateway.timeouts) == (1.5, 3, 4, 5, 6)
+            and app._config.timeouts.drain_s == 4
+        ),
+    ),
+    "limits": ("{max_body_bytes: 2048}", lambda app: app.gateway.limits.max_body_bytes == 2048),
+    "origins": (
+        "['https://chat.example']",
+        lambda app: app.gateway.rules.origin_allowed(b"https://chat.example", b"127.0.0.1:11434"),
+    ),
+    "hosts": ("[corral.example]", lambda app: app.gateway.rules.host_allowed(b"corral.example")),
+}
+
+
+@pytest.mark.parametrize("group", RELOADS)
+async def test_a_reload_applies_this_group_of_keys(group: str, tmp_path: Path) -> None:
+    values, applied = RELOADS[group]
+    async with fake_ollama() as ollama:
+        async with serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
+            assert not applied(app)
+            written(tmp_path / "corral.yaml", ollama, more=f"{group}: {values}\n")
+            app.reload()
+            assert applied(app)
+
+
+async def test_a_reload_applies_the_keys_of_a_replica(tmp_path: Path) -> None:
+    async with fake_ollama() as ollama:
+        async with serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
+            written(tmp_path / "corral.yaml", ollama, "slots: 2, weight: 3")
+            app.reload()
+            assert (state(app).slots, state(app).weight) == (2, 3)
+
+
+async def test_a_reload_applies_the_interval_of_the_probes_also_to_who_is_being_watched(tmp_path: Path) -> None:
+    async with fake_ollama() as ollama:
+        path = written(tmp_path / "corral.yaml", ollama, more="probes: {ollama_interval_s: 600}\n")
+        async with serving(path) as (app, _):
+            await until(lambda: state(app).health is Health.UP)
+            asked = ollama.asked["/api/version"]
+            written(path, ollama, more="probes: {ollama_interval_s: 0.05}\n")
+            app.reload()
+            await until(lambda: ollama.asked["/api/version"] >= asked + 5)
+
+
+def test_each_group_of_keys_has_its_reload() -> None:
+    names = {field.name for field in msgspec.structs.fields(Config)}
+    assert names == {*RELOADS, *NEEDS_RESTART, "replicas", "probes"}
+
+
+async def test_an_admin_reader_that_stalls_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async with fake_ollama() as ollama:
+        async with serving(written(tmp_path / "corral.yaml", ollama)) as (app, admin_port):
+            asked = asyncio.Event()
+
+            def stuck() -> tuple[bool, str]:
+                asked.set()
+                return True, "x" * (64 << 20)  # more than any socket buffer takes
+
+            app.gateway.ready = stuck  # type: ignore[method-assign]
+            reader, writer = await asyncio.open_connection("127.0.0.1", admin_port, limit=1024)
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            async with asyncio.timeout(PATIENCE_S):
+                await asked.wait()
+                await reader.readuntil(b"\r\n\r\n")
+            began_s = time.monotonic()
+            app.stop()
+            await app.until_stopped(lambda requests, drain_s: None)
+            took_s = time.monotonic() - began_s
+            writer.transport.abort()
+            await asyncio.wait([asyncio.ensure_future(reader.read())])
+    assert took_s < 5
