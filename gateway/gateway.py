@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import traceback
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Final
 
 from corral import __version__
@@ -24,6 +26,7 @@ from corral.model import Health, OllamaSample, ProbeResult, Snapshot
 log: Final = logging.getLogger("corral.gateway")
 
 _TICK_S: Final = 0.25
+_WATCH_S: Final = 0.04
 _SWEEP_TICKS: Final = 20
 """Ticks between two looks at idle connections."""
 
@@ -43,6 +46,8 @@ class Gateway:
         self.connections: set[ClientConnection] = set()
         self.slow: set[ClientConnection] = set()
         """Connections with a deadline: half a head, half a body, or a lingering close."""
+        self.watch: set[ClientConnection] = set()
+        """Connections that are not read from now: whether they ended has to be asked."""
         self.draining = False
         self.poller: Poller | None = None
         self.version = __version__
@@ -102,12 +107,19 @@ class Gateway:
         if not task.cancelled() and task.exception() is not None:
             log.error("task_failed", exc_info=task.exception())
 
-    def metrics_for_bad_request(self, status: int) -> None:
+    def report_bug(self, where: str, error: Exception) -> None:
+        """Something that must not happen did; one line, without what the client sent."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+        log.error("bug where=%s error=%s at=%s", where, type(error).__name__, place)
+
+    def count_refused_request(self, status: int) -> None:
+        """A request ended at its head or body, before it became an exchange."""
         self.metrics.request_done(
             "bad_request",
             None,
             None,
-            f"error_{status // 100}xx",
+            f"error_{status // 100}xx" if status >= 400 else "ok",
             queue_s=0.0,
             first_byte_s=None,
             total_s=0.0,
@@ -149,7 +161,17 @@ class Gateway:
         """Every quarter of a second: deadlines of waiting requests, slow clients and stalled streams."""
         while True:
             await asyncio.sleep(_TICK_S)
-            self.tick()
+            try:
+                self.tick()
+            except Exception as error:  # time must go on, or nobody is ever timed out again
+                self.report_bug("tick", error)
+
+    async def keep_watch(self) -> None:
+        """Ask whether the clients that are not read from have left: nothing else would tell."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            for client in [client for client in self.watch if client.has_left()]:
+                client.transport_lost()
 
     def tick(self) -> None:
         self.outbox.flush()
@@ -172,23 +194,23 @@ class Gateway:
         self._policy_error = error
 
     def _break_stalled(self, now_s: float) -> None:
-        """End committed streams of a replica that is down and has been silent: it hangs, it is not slow."""
-        down = {state.id for state in self.snapshot().replicas if state.health is Health.DOWN}
+        """End exchanges of a replica that is down (or was removed) and has been silent: it hangs, it is not slow."""
+        answering = {state.id for state in self.snapshot().replicas if state.health is not Health.DOWN}
         silent: dict[Exchange, tuple[int, float]] = {}
-        for connection in list(self.pool.active) if down else ():
+        for connection in list(self.pool.active):
             exchange = connection.exchange
-            if exchange is None or _replica_of(exchange) not in down or connection.paused:
+            if exchange is None or _replica_of(exchange) in answering or connection.paused:
                 continue
             reads, since_s = self._silent_s.get(exchange, (-1, now_s))
             silent[exchange] = (connection.reads, since_s if reads == connection.reads else now_s)
             if now_s - silent[exchange][1] >= self.timeouts.stall_s:
-                exchange.break_off()
+                exchange.give_up()
         self._silent_s = silent
 
     def _close_idle(self, before_s: float) -> None:
         for client in list(self.connections):
-            if client.is_idle and client.idle_since_s <= before_s and client.transport is not None:
-                client.transport.close()
+            if client.is_idle and client.idle_since_s <= before_s:
+                client.close_after_response()
 
     # -- the end
 

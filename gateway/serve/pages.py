@@ -24,10 +24,14 @@ async def page(gateway: Gateway, client: ClientConnection, route: Route) -> None
     head = client.head
     if head is None or gateway.poller is None:
         return
-    view = route.view
-    if view in (View.TAGS, View.PS, View.MODELS, View.MODEL):
-        await gateway.poller.refresh(tags=view is not View.PS, ps=view is View.PS, deadline_s=_REFRESH_S)
-    status, body, content_type = _content(gateway, route, head)
+    try:
+        view = route.view
+        if view in (View.TAGS, View.PS, View.MODELS, View.MODEL):
+            await gateway.poller.refresh(tags=view is not View.PS, ps=view is View.PS, deadline_s=_REFRESH_S)
+        status, body, content_type = _content(gateway, route, head)
+    except Exception as error:  # the boundary of this task: its client must not wait for ever
+        gateway.report_bug("page", error)
+        status, body, content_type = 500, error_body(route.dialect, 500, "internal error of the gateway"), _JSON
     client.view_ready(head, status, body, content_type)
 
 

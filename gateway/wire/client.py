@@ -8,16 +8,17 @@ reads and drops what a refused client still sends, so that the refusal is not lo
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 from corral.errors import ClientError
-from corral.gateway.wire.bodies import ChunkedBody, chunk
 from corral.gateway.wire.dialect import error_body
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.grammar import BARE_LF, HEAD_END
+from corral.gateway.wire.incoming import IncomingBody
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead, parse_request_head
 from corral.gateway.wire.routes import Route, dialect_of, find_route
@@ -29,7 +30,8 @@ _PIPELINE_BYTES: Final = 64 * 1024
 """What a client may send ahead while its request is answered; reading on is how its leaving is seen."""
 _WRITE_BUFFER_BYTES: Final = 256 * 1024
 _LINGER_S: Final = 5.0
-_LINGER_READ_S: Final = 60.0
+_UNREAD_S: Final = 60.0
+"""A client must read something of a finished answer within this time."""
 _MIN_BODY_RATE: Final = 16 * 1024
 """Bytes per second that extend a body's deadline: a slow uplink may upload an image, a dribble may not."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -52,18 +54,19 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_body",
-        "_decoder",
         "_head",
-        "_rest",
         "_route",
         "_task",
+        "_unsent",
         "address",
+        "body_started",
         "deadline_s",
         "exchange",
         "gateway",
         "idle_since_s",
         "state",
         "transport",
+        "write_paused",
     )
 
     def __init__(self, gateway: Gateway) -> None:
@@ -73,17 +76,20 @@ class ClientConnection(asyncio.Protocol):
         self.state = State.HEAD
         self.exchange: Exchange | None = None
         self.deadline_s = 0.0
-        """When a half-sent head or body, or a lingering close, is over (only while in ``gateway.slow``)."""
+        """When a half-sent head or body, or an answer nobody reads, is over (only while in ``gateway.slow``)."""
         self.idle_since_s = 0.0
+        self.body_started = False
+        """Bytes of a streamed body have left for the replica: it cannot be sent twice."""
+        self.write_paused = False
+        """More than _WRITE_BUFFER_BYTES wait for the client to read: nothing new is begun meanwhile."""
         self._ahead: bytes | bytearray = b""
         """Bytes read but not yet used: a partial head, or a pipelined request."""
         self._head: RequestHead | None = None
         self._route: Route | None = None
-        self._body: bytes | bytearray = b""
-        self._rest = 0
-        """Body bytes still to come of a body with Content-Length."""
-        self._decoder: ChunkedBody | None = None
+        self._body: IncomingBody | None = None
         self._task: asyncio.Task[None] | None = None
+        self._unsent = 0
+        """What the client had not read of its answer when it was last looked at."""
 
     @property
     def head(self) -> RequestHead | None:
@@ -120,6 +126,9 @@ class ClientConnection(asyncio.Protocol):
                 self._take_ahead(data)
         except ClientError as error:
             self._refuse(error)
+        except Exception as error:  # the boundary of this connection: whatever it is, nobody waits for ever
+            self.gateway.report_bug("client", error)
+            self._refuse(ClientError(500, "internal error of the gateway"))
 
     def eof_received(self) -> bool:
         return False  # half-closed counts as gone: nobody can tell it from a client that left
@@ -129,6 +138,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = None
         self.gateway.connections.discard(self)
         self.gateway.slow.discard(self)
+        self.gateway.watch.discard(self)
         if self._task is not None:
             self._task.cancel()
         exchange, self.exchange = self.exchange, None
@@ -136,12 +146,26 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_gone()
 
     def pause_writing(self) -> None:
-        if self.exchange is not None and self.exchange.upstream is not None:
-            self.exchange.upstream.pause()
+        self.write_paused = True
+        if self.exchange is not None:
+            if self.exchange.upstream is not None:
+                self.exchange.upstream.pause()
+        elif self.state is State.HEAD:
+            self._wait_for_reader()
 
     def resume_writing(self) -> None:
-        if self.exchange is not None and self.exchange.upstream is not None:
-            self.exchange.upstream.resume()
+        self.write_paused = False
+        if self.exchange is not None:
+            if self.exchange.upstream is not None:
+                self.exchange.upstream.resume()
+        elif self.state is State.BUSY and self._task is None:
+            self.gateway.slow.discard(self)
+            self._next()
+
+    def _wait_for_reader(self) -> None:
+        """The last answer is not read yet: the next request waits, as long as the client reads at all."""
+        self.state = State.BUSY
+        self._expect_more(_UNREAD_S)
 
     # -- heads
 
@@ -151,8 +175,8 @@ class ClientConnection(asyncio.Protocol):
             searched = max(0, len(self._ahead) - 3)
             self._ahead += data
             data = self._ahead
-        elif data[:2] == b"\r\n":
-            data = data.lstrip(b"\r\n")
+        elif data[:2] == b"\r\n":  # an empty line before a request is to be ignored (RFC 9112 §2.2)
+            data = data[2:]
             if not data:
                 return
         end = data.find(HEAD_END, searched)
@@ -179,16 +203,16 @@ class ClientConnection(asyncio.Protocol):
         gateway = self.gateway
         if head.request_id is None:
             head.request_id = gateway.new_request_id()
-        if self._answered_by_rules(head):
+        length = head.content_length or 0
+        if self._answered_by_rules(head, rest):
             return
         route = self._route = find_route(head.method, head.path)
-        length = head.content_length or 0
         if not route.streams_body and length > gateway.limits.max_body_bytes:
             raise ClientError(413, f"request body larger than {gateway.limits.max_body_bytes} bytes")
         if not length and not head.chunked:
             self._ahead = rest
             self._start(b"")
-        elif route.streams_body and head.method == b"POST":
+        elif route.streams_body:
             self._start_streaming(head, rest)
         elif length and len(rest) >= length:
             self._ahead = rest[length:]
@@ -196,25 +220,28 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._start_body(head, rest)
 
-    def _answered_by_rules(self, head: RequestHead) -> bool:
+    def _answered_by_rules(self, head: RequestHead, rest: bytes) -> bool:
         """Ollama's own protection against web pages: bad Host or Origin 403, preflight 204, both without a body."""
         rules = self.gateway.rules
         host = head.host or b""
         if head.origin is not None and not rules.same_origin(head.origin, host):
             if not rules.origin_allowed(head.origin, host):
-                self._answer_only(head, 403)
+                self._answer_only(head, rest, 403)
                 return True
             if head.method == b"OPTIONS":
-                self._answer_only(head, 204, rules.preflight_headers(head.origin))
+                self._answer_only(head, rest, 204, rules.preflight_headers(head.origin))
                 return True
         if not rules.host_allowed(host):
-            self._answer_only(head, 403)
+            self._answer_only(head, rest, 403)
             return True
         return False
 
-    def _answer_only(self, head: RequestHead, status: int, headers: bytes = b"") -> None:
+    def _answer_only(self, head: RequestHead, rest: bytes, status: int, headers: bytes = b"") -> None:
         self.state = State.BUSY
         keep = head.keep_alive and not head.chunked and not head.content_length
+        self._ahead = rest
+        self.gateway.count_refused_request(status)
+        headers += b"x-request-id: %b\r\n" % (head.request_id or b"-")
         self.finish_with(reply(status, headers=headers, close=not keep), keep_alive=keep)
 
     def cors_headers(self, head: RequestHead) -> bytes:
@@ -227,9 +254,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _start_body(self, head: RequestHead, rest: bytes) -> None:
         self.state = State.BODY
-        self._body = bytearray()
-        self._rest = head.content_length or 0
-        self._decoder = ChunkedBody(framed=False) if head.chunked else None
+        self._body = IncomingBody(head)
         self._expect_more(self.gateway.timeouts.head_s)
         if head.expects_continue and self.transport is not None and not rest:
             self.gateway.outbox.put(self.transport, _CONTINUE)
@@ -238,10 +263,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _start_streaming(self, head: RequestHead, rest: bytes) -> None:
         self.state = State.STREAM
-        self._rest = head.content_length or 0
-        self._decoder = ChunkedBody(framed=False) if head.chunked else None
-        self._body = rest  # kept until the upstream connection is there
-        self._expect_more(self.gateway.timeouts.head_s)
+        self._body = IncomingBody(head)
+        self._body.kept += rest
+        self.body_started = False
         self.pause_body()
         self._submit(b"")
 
@@ -250,71 +274,60 @@ class ClientConnection(asyncio.Protocol):
         if self.state is State.STREAM and self.transport is not None:
             self.transport.pause_reading()
             self.gateway.slow.discard(self)  # it is not the client that is slow
+            self.gateway.watch.add(self)
 
     def resume_body(self) -> None:
-        if self.state is not State.STREAM or self.transport is None:
+        """The replica takes more of a streamed body."""
+        if self.state is not State.STREAM or self.transport is None or self._body is None:
             return
         head = self._head
         if head is not None and head.expects_continue:
             head.expects_continue = False
             self.gateway.outbox.put(self.transport, _CONTINUE)
-        self.transport.resume_reading()
+        self._read_on()
         self._expect_more(self.gateway.timeouts.head_s)
-        if self._body:
-            rest, self._body = bytes(self._body), b""
-            try:
-                self._take_body(rest)
-            except ClientError as error:
-                self._refuse(error)
+        if self._body.kept:
+            rest, self._body.kept = bytes(self._body.kept), bytearray()
+            self.data_received(rest)
 
-    @property
-    def body_started(self) -> bool:
-        """Whether bytes of a streamed body have left: it cannot be sent twice."""
-        return self._route is not None and self._route.streams_body and not self._body
+    def _read_on(self) -> None:
+        self.gateway.watch.discard(self)
+        if self.transport is not None:
+            self.transport.resume_reading()
 
     def body_unfinished(self) -> bool:
         """Whether the client is still sending the body of the request under way."""
         return self.state is State.STREAM
 
     def _take_body(self, data: bytes) -> None:
-        payload, surplus, ended = self._decode(data)
-        self.deadline_s += len(data) / _MIN_BODY_RATE
+        body = self._body
+        assert body is not None
+        payload, surplus, ended = body.take(data)
+        # Each byte buys a little time, and none buys more than a new head_s: neither a dribble nor a silence lasts.
+        latest_s = self.gateway.clock() + self.gateway.timeouts.head_s
+        self.deadline_s = min(self.deadline_s + len(data) / _MIN_BODY_RATE, latest_s)
         if self.state is State.STREAM:
-            self._pass_on(payload, ended)
+            self._pass_on(body.framed(payload, ended=ended))
         else:
-            self._body += payload
-            if len(self._body) > self.gateway.limits.max_body_bytes:
+            body.kept += payload
+            if len(body.kept) > self.gateway.limits.max_body_bytes:
                 raise ClientError(413, f"request body larger than {self.gateway.limits.max_body_bytes} bytes")
         if not ended:
             return
         self.gateway.slow.discard(self)
-        self._decoder = None
+        self._body = None
         self._ahead = surplus
         if self.state is State.STREAM:
             self.state = State.BUSY
+            self._read_on()  # the last piece may have paused it; from here on reading is how its leaving is seen
         else:
-            body, self._body = self._body, b""
-            self._start(body)
+            self._start(body.kept)
 
-    def _decode(self, data: bytes) -> tuple[bytes, bytes, bool]:
-        """Payload, bytes behind the body, and whether the body is complete."""
-        if self._decoder is None:
-            payload, surplus = data[: self._rest], data[self._rest :]
-            self._rest -= len(payload)
-            return payload, surplus, self._rest == 0
-        payload = self._decoder.feed(data)
-        if self._decoder.broken is not None:
-            raise ClientError(400, f"malformed chunked body: {self._decoder.broken}")
-        return payload, self._decoder.leftover(), self._decoder.ended
-
-    def _pass_on(self, payload: bytes, ended: bool) -> None:
+    def _pass_on(self, data: bytes) -> None:
         upstream = self.exchange.upstream if self.exchange is not None else None
-        if upstream is None or self._head is None:
-            return
-        if not self._head.chunked:
-            upstream.write(payload)
-        else:
-            upstream.write((chunk(payload) if payload else b"") + (b"0\r\n\r\n" if ended else b""))
+        if upstream is not None and data:
+            self.body_started = True
+            upstream.write(data)
 
     def _take_ahead(self, data: bytes) -> None:
         if len(self._ahead) + len(data) > _PIPELINE_BYTES:
@@ -323,6 +336,20 @@ class ClientConnection(asyncio.Protocol):
             self._ahead = bytes(self._ahead) + data
         else:
             self._ahead = data
+
+    def has_left(self) -> bool:
+        """Whether the peer has closed, asked of the system: while it is not read from, nothing tells."""
+        connection = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if connection is None or connection.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLRDHUP)  # resets and errors are always reported
+        return bool(poll.poll(0))
+
+    def transport_lost(self) -> None:
+        """The peer has closed: end the connection, and with it the exchange."""
+        if self.transport is not None:
+            self.transport.abort()
 
     # -- requests
 
@@ -371,7 +398,9 @@ class ClientConnection(asyncio.Protocol):
         if not keep_alive or self.state is State.STREAM:
             self.close_after_response()
             return
-        if self._ahead:
+        if self.write_paused:
+            self._wait_for_reader()
+        elif self._ahead:
             # Still BUSY until then: bytes that arrive meanwhile belong behind these.
             self.gateway.loop.call_soon(self._next)
         else:
@@ -379,8 +408,14 @@ class ClientConnection(asyncio.Protocol):
             self.idle_since_s = self.gateway.clock()
 
     def _next(self) -> None:
-        if self.state is State.BUSY:
-            self.state = State.HEAD
+        if self.state is not State.BUSY or self.exchange is not None or self._task is not None:
+            return
+        if self.write_paused:
+            self._wait_for_reader()
+            return
+        self.state = State.HEAD
+        self.idle_since_s = self.gateway.clock()
+        if self._ahead:
             ahead, self._ahead = bytes(self._ahead), b""
             self.data_received(ahead)
 
@@ -391,7 +426,7 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             return
         if self.state is State.STREAM:
-            transport.resume_reading()
+            self._read_on()
         self.state = State.LINGER
         self._ahead = b""
         self.gateway.outbox.flush()
@@ -413,16 +448,21 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, error: ClientError) -> None:
         """The client's request is wrong: say so and close."""
         exchange, self.exchange = self.exchange, None
+        begun = exchange is not None and exchange.is_committed
         if exchange is not None:
             exchange.client_gone()
         head, self._head = self._head, None
-        dialect = dialect_of(head.path if head is not None else "")
-        cors = self.cors_headers(head) if head is not None else b""
-        self._body = b""
-        self.gateway.metrics_for_bad_request(error.status)
+        self._body = None
+        self.gateway.count_refused_request(error.status)
+        if begun:  # an early answer to an upload: no second head may stand in its middle
+            self.reset()
+            return
         if self.transport is not None:
-            body = error_body(dialect, error.status, error.message)
-            self.gateway.outbox.put(self.transport, reply(error.status, body, headers=cors, close=True))
+            body = error_body(dialect_of(head.path if head is not None else ""), error.status, error.message)
+            request_id = head.request_id if head is not None else None
+            headers = b"x-request-id: %b\r\n" % (request_id or self.gateway.new_request_id())
+            headers += self.cors_headers(head) if head is not None else b""
+            self.gateway.outbox.put(self.transport, reply(error.status, body, headers=headers, close=True))
         self.close_after_response()
 
     # -- time
@@ -435,7 +475,7 @@ class ClientConnection(asyncio.Protocol):
         """The deadline has passed: a head or body that dribbles in, or a lingering close."""
         self.gateway.slow.discard(self)
         exchange, self.exchange = self.exchange, None
-        if exchange is not None:
+        if exchange is not None:  # an upload that dribbles
             exchange.client_gone()
         if self.transport is None:
             return
@@ -444,9 +484,9 @@ class ClientConnection(asyncio.Protocol):
                 reply(408, error_body(dialect_of(""), 408, "the request came in too slowly"), close=True)
             )
             self.transport.close()
-        elif self.state is State.LINGER and 0 < (unsent := self.transport.get_write_buffer_size()) != self._rest:
+        elif 0 < (unsent := self.transport.get_write_buffer_size()) != self._unsent:
             # A slow reader still takes its answer: go on as long as it does.
-            self._rest = unsent
-            self._expect_more(_LINGER_READ_S)
+            self._unsent = unsent
+            self._expect_more(_UNREAD_S)
         else:
             self.transport.abort()

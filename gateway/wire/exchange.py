@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Final
 from corral.errors import Fault, Refusal
 from corral.gateway.schedule.effects import Refuse
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.gateway.wire.bodies import HOLD_BYTES, LAST_CHUNK, Body, CountedBody, UntilCloseBody, chunk
+from corral.gateway.wire.bodies import (
+    HOLD_BYTES,
+    LAST_CHUNK,
+    Body,
+    ChunkedBody,
+    CountedBody,
+    UntilCloseBody,
+    chunk,
+)
 from corral.gateway.wire.dialect import Ending, error_body, read_ending, refusal_answer, stream_error
 from corral.gateway.wire.fields import route_request
 from corral.gateway.wire.reply import reply
@@ -95,10 +103,15 @@ class Exchange(Ticket):
         self._held: list[bytes] = []
         self._room = 0
         """How many more bytes of the answer are held back before it is committed."""
-        self._last_answer: bytes | None = None
+        self._last_answer: tuple[bytes, bool] | None = None
+        """What the last replica said that could not do better, and whether the client's connection outlives it."""
 
     def __repr__(self) -> str:
         return f"<Exchange {self.route.label} {self.request.model} {self.state.value}>"
+
+    @property
+    def is_committed(self) -> bool:
+        return self.state is State.COMMITTED
 
     # -- what the carrier asks of it
 
@@ -120,7 +133,8 @@ class Exchange(Ticket):
         """Answer without a replica (or with what the last one said)."""
         self.state = State.DONE
         if self._last_answer is not None and refusal in (Refusal.EXHAUSTED, Refusal.NO_REPLICA):
-            self.client.finish_with(self._last_answer, keep_alive=self.head.keep_alive)
+            answer, keep = self._last_answer
+            self.client.finish_with(answer, keep_alive=keep)
             self._record("error_5xx")
             return
         status, message = refusal_answer(refusal)
@@ -137,6 +151,13 @@ class Exchange(Ticket):
         if self.state is State.SENT:
             self._drop_upstream()
             self._fail(fault)
+
+    def give_up(self) -> None:
+        """The replica hangs: end a stream with its error, send elsewhere what has had no byte."""
+        if self.state is State.COMMITTED:
+            self.break_off()
+        else:
+            self.interrupt(Fault.HUNG)
 
     def break_off(self) -> None:
         """End a committed stream whose replica hangs."""
@@ -220,7 +241,7 @@ class Exchange(Ticket):
         if self.state is State.SENT:
             fault = self._fault_in_answer(response)
             if fault is not None:
-                self._last_answer = self._whole_answer(response, reader.tail())
+                self._last_answer = self._whole_answer(response, self._held_payload(response))
                 self._release_upstream(upstream, response, reader)
                 self._fail(fault)
                 return
@@ -289,7 +310,10 @@ class Exchange(Ticket):
         if self._chunked():
             self.forward(LAST_CHUNK)
         keep = self._may_keep()
-        self._done("ok" if response.status < 400 else f"error_{response.status // 100}xx", ok=True, ending=ending)
+        outcome = "ok" if response.status < 400 else f"error_{response.status // 100}xx"
+        # The replica said itself that it could not go on: broken like a stream that was cut, but the client knows.
+        failed = ending.said_error and self.request.kind is RequestKind.INFERENCE
+        self._done("broken" if failed else outcome, ok=not failed, ending=ending)
         self.client.response_done(keep_alive=keep)
 
     def _break(self) -> None:
@@ -298,7 +322,7 @@ class Exchange(Ticket):
         assert response is not None
         assert reader is not None
         self._done("broken", ok=False, ending=None)
-        if response.content_type in _STREAM_TYPES and reader.intact:
+        if response.content_type in _STREAM_TYPES and reader.intact and response.content_length is None:
             mid_line = not reader.tail().endswith(b"\n")
             error = stream_error(self.route.dialect, response.content_type, _BROKEN, mid_line=mid_line)
             if self._chunked():
@@ -346,30 +370,38 @@ class Exchange(Ticket):
     def _chunked(self) -> bool:
         """Whether the response to the client is chunked (an HTTP/1.0 client gets the bare payload until the close)."""
         response, head = self._response, self.head
-        return response is not None and response.chunked and not head.http10 and head.method != b"HEAD"
+        if response is None or head.http10:
+            return False
+        return response.chunked and not response.has_no_body(head.method)
 
     def _may_keep(self) -> bool:
         response = self._response
         delimited = response is not None and (
             response.chunked or response.content_length is not None or response.has_no_body(self.head.method)
         )
-        return self.head.keep_alive and delimited and not self.client.gateway.draining
+        unread = self.client.body_unfinished()
+        return self.head.keep_alive and delimited and not unread and not self.client.gateway.draining
 
     def _response_head(self, response: ResponseHead, *, keep: bool) -> bytes:
         if self._chunked():
             framing = b"Transfer-Encoding: chunked\r\n"
-        elif response.content_length is not None:
+        elif response.content_length is not None and response.status not in (204, 304):
             framing = b"Content-Length: %d\r\n" % response.content_length
         else:
             framing = b""
         return self._head_lines(response, framing, keep=keep)
 
-    def _whole_answer(self, response: ResponseHead, payload: bytes) -> bytes:
+    def _held_payload(self, response: ResponseHead) -> bytes:
+        held = b"".join(self._held)
+        return ChunkedBody(framed=False).feed(held) if response.chunked and not self.head.http10 else held
+
+    def _whole_answer(self, response: ResponseHead, payload: bytes) -> tuple[bytes, bool]:
         """``response`` with a body that was held back, to be sent later if no other replica does better."""
         framing = b"Content-Length: %d\r\n" % len(payload)
-        if response.status == 503:  # Ollama says none; the SDKs that retry by themselves go by it
-            framing += b"Retry-After: 1\r\n"
-        return self._head_lines(response, framing, keep=self.head.keep_alive) + payload
+        if response.status == 503 and b"retry-after:" not in response.forward.lower():
+            framing += b"Retry-After: 1\r\n"  # Ollama says none; the SDKs that retry by themselves go by it
+        keep = self._may_keep()
+        return self._head_lines(response, framing, keep=keep) + payload, keep
 
     def _head_lines(self, response: ResponseHead, framing: bytes, *, keep: bool) -> bytes:
         return b"HTTP/1.1 %d%b\r\n%b%b%b%b\r\n" % (

@@ -22,6 +22,7 @@ class Pool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, connect_s: float) -> None:
         self._loop = loop
+        self.now = loop.time
         self.outbox = outbox
         self.connect_s = connect_s
         self.rest_s = _REST_S

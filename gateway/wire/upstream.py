@@ -19,6 +19,8 @@ _MAX_HEAD_BYTES: Final = 64 * 1024
 _MAX_INTERIM: Final = 8
 """More 1xx responses than this are an attack, not a hint."""
 
+_STALE_S: Final = 1.0
+"""A reused connection that ends without a byte this soon was closed before; later, the request itself did it."""
 _SMALL_BODY_BYTES: Final = 16 * 1024
 """Up to this size a body is worth copying behind its head."""
 
@@ -33,6 +35,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_interim",
         "_poll",
         "address",
+        "begun_at_s",
         "body",
         "exchange",
         "idle_since_s",
@@ -56,6 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reads = 0
         """Reads since the exchange began; a stalled stream is one whose count stands still."""
         self.idle_since_s = 0.0
+        self.begun_at_s = 0.0
         self._buffer = b""
         self._interim = 0
         self._poll = select.poll()
@@ -70,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Send a request; from now on what is read belongs to ``exchange``."""
         assert self.transport is not None
         self.exchange = exchange
+        self.begun_at_s = self.pool.now()
         self.response = None
         self.body = None
         self.reads = 0
@@ -127,18 +132,23 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.forget(self)
             self.abort()
             return
-        body = self.body
-        if body is None:
-            self._read_head(data)
-            return
-        out = body.feed(data)
-        if out:
-            exchange.forward(out)
-        if body.ended and self.exchange is exchange:
-            if body.broken is not None:
-                exchange.upstream_failed(Fault.MALFORMED)
-            else:
-                exchange.upstream_ended()
+        try:
+            body = self.body
+            if body is None:
+                self._read_head(data)
+                return
+            out = body.feed(data)
+            if out:
+                exchange.forward(out)
+            if body.ended and self.exchange is exchange:
+                if body.broken is not None:
+                    exchange.upstream_failed(Fault.MALFORMED)
+                else:
+                    exchange.upstream_ended()
+        except Exception as error:  # the boundary of this connection: whatever it is, nobody waits for ever
+            exchange.client.gateway.report_bug("upstream", error)
+            self.abort()
+            exchange.upstream_failed(Fault.MALFORMED)
 
     def _read_head(self, data: bytes) -> None:
         exchange = self.exchange
@@ -194,7 +204,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool.active.discard(self)
         if self.body is not None and exc is None and self.body.eof():
             exchange.upstream_ended()
-        elif self.reads == 0 and self.reused:
+        elif self.reads == 0 and self.reused and self.pool.now() - self.begun_at_s < _STALE_S:
             exchange.upstream_failed(Fault.STALE)
         else:
             exchange.upstream_failed(Fault.RESET)

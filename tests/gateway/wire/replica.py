@@ -139,7 +139,7 @@ class ScriptedReplica:
         head = await reader.readuntil(b"\r\n\r\n")
         call = Call(head, b"", reader, writer)
         length = call.header("content-length")
-        if length is not None and not call.path.startswith("/api/blobs"):
+        if length is not None and not call.line.startswith("POST /api/blobs"):  # uploads are the script's to read
             call.body = await reader.readexactly(int(length))
         if call.path == "/api/version" and call.line.startswith("GET"):
             await call.json({"version": self.version})

@@ -355,8 +355,10 @@ async def test_less_than_ten_times_memory_per_hostile_byte(start: Start, size: i
             await client.send(piece * max(1, 4000 // len(piece)))
             sent += max(1, 4000 // len(piece)) * len(piece)
             await asyncio.sleep(0)
-        connection = next(iter(gateway.gateway.connections))
-        await until(lambda: len(connection._body) >= sent // (size + 8) * size)
+        (connection,) = gateway.gateway.connections
+        body = connection._body
+        assert body is not None
+        await until(lambda: len(body.kept) >= sent // (size + 8) * size)
         assert tracemalloc.get_traced_memory()[0] - before < 10 * sent
     finally:
         tracemalloc.stop()
