@@ -166,7 +166,8 @@ class App:
             policy = build_policy(config, self._config_path)
         except OperatorError as error:
             self.metrics.reloaded(ok=False)
-            log.error('reload_refused reason="the old configuration stays" error="%s"', error)
+            problems = "; ".join(line.strip() for line in str(error).splitlines())
+            log.error('reload_refused reason="the old configuration stays" error="%s"', problems)
             return
         before, self._config = self._config, config
         scheduler = self.gateway.carrier.scheduler

@@ -6,10 +6,10 @@ import sys
 import traceback
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import msgspec
 
@@ -33,11 +33,38 @@ POLICIES: dict[str, type[Policy]] = {
 ENTRY_POINTS = "corral.policies"
 
 
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing wrong with how a policy was asked for."""
+
+    key: str
+    """Below ``policy`` in the configuration: name, path or an option; empty for the policy as a whole."""
+    text: str
+    is_unknown: bool = False
+    """There should be no such key at all."""
+
+    def __str__(self) -> str:
+        return f"policy{self.key and '.'}{self.key}: {self.text}"
+
+
+class PolicyError(ConfigError):
+    """There is no such policy, or it cannot be made with these options."""
+
+    def __init__(self, *complaints: Complaint) -> None:
+        super().__init__("\n".join(map(str, complaints)))
+        self.complaints = complaints
+
+
+def _refuse(key: str, text: str, error: BaseException | None = None) -> NoReturn:
+    raise PolicyError(Complaint(key, text)) from error
+
+
 def make_policy(name: str, path: str | Path | None = None, options: Mapping[str, object] | None = None) -> Policy:
     """The policy called ``name``, or the class ``name`` of the Python file ``path``, with these options.
 
     Without a path the name is looked up in :data:`POLICIES`, then among installed packages (entry-point group
-    ``corral.policies``). Raises :class:`ConfigError` for whatever does not fit.
+    ``corral.policies``). Raises :class:`PolicyError` for whatever does not fit, whatever foreign code raised: a
+    reload that meets it must leave the gateway as it is.
     """
     made = _named(name) if path is None else _from_file(Path(path), name)
     return _with_options(name, made, options or {})
@@ -50,12 +77,12 @@ def _named(name: str) -> type[Policy]:
 
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in installed:
-        raise ConfigError(f"policy.name: there is no policy {name!r}{_hint(name, [*POLICIES, *installed], 'policies')}")
+        _refuse("name", f"there is no policy {name!r}{_hint(name, [*POLICIES, *installed], 'policies')}")
     try:
         found = installed[name].load()
-    except Exception as error:  # importing a foreign package runs its code
-        raise ConfigError(f"policy.name: {installed[name].value}: {_what(error)}") from error
-    return _checked(found, f"policy.name: {installed[name].value}")
+    except BaseException as error:  # importing a foreign package runs its code
+        _refuse("name", f"{installed[name].value}: {_what(error)}", error)
+    return _checked(found, installed[name].value)
 
 
 def _from_file(path: Path, name: str) -> type[Policy]:
@@ -64,22 +91,22 @@ def _from_file(path: Path, name: str) -> type[Policy]:
     try:
         code = compile(path.read_bytes(), str(path), "exec")
     except OSError as error:
-        raise ConfigError(f"policy.path: cannot read {path}: {error.strerror}") from error
-    except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"{path}:{getattr(error, 'lineno', None) or 1}: {_what(error)}") from error
+        _refuse("path", f"cannot read {path}: {error.strerror}", error)
+    except Exception as error:
+        _refuse("path", f"{path}:{getattr(error, 'lineno', None) or 1}: {_what(error)}", error)
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
         exec(code, module.__dict__)
-    except (Exception, SystemExit) as error:  # importing a foreign file runs its code
+    except BaseException as error:  # importing a foreign file runs its code
         _restore(module.__name__, before)
-        raise ConfigError(f"{path}:{_line_in(path, error)}: {_what(error)}") from error
+        _refuse("path", f"{path}:{_line_in(path, error)}: {_what(error)}", error)
     found = module.__dict__.get(name)
     if found is None:
         _restore(module.__name__, before)
         classes = [key for key, value in module.__dict__.items() if isinstance(value, type) and _is_own(value, module)]
-        raise ConfigError(f"policy.name: {path} defines no {name!r}{_hint(name, classes, 'classes')}")
-    return _checked(found, f"policy.name: {name} in {path}")
+        _refuse("name", f"{path} defines no {name!r}{_hint(name, classes, 'classes')}")
+    return _checked(found, f"{name} in {path}")
 
 
 def _is_own(value: type, module: types.ModuleType) -> bool:
@@ -106,21 +133,33 @@ def _what(error: BaseException) -> str:
 
 def _checked(found: object, where: str) -> type[Policy]:
     if not isinstance(found, type) or not callable(getattr(found, "choose", None)):
-        raise ConfigError(f"{where} is not a policy: that is a class with a method choose(request, candidates, rng)")
+        _refuse("name", f"{where} is not a policy: that is a class with a method choose(request, candidates, rng)")
     return found
 
 
 def _with_options(name: str, made: type[Policy], options: Mapping[str, object]) -> Policy:
     known = _option_names(made)
-    for option in options:
-        if option not in known:
-            raise ConfigError(f"policy.{option}: {name} has no such option{_hint(option, known, 'options')}")
     types_ = _types(made) if options else {}
-    values = {option: _value(option, value, types_[option]) for option, value in options.items()}
+    values, complaints = {}, []
+    for option, value in options.items():
+        if option not in known:
+            hint = _hint(option, known, "options")
+            complaints.append(Complaint(option, f"{name} has no such option{hint}", is_unknown=True))
+            continue
+        try:
+            values[option] = msgspec.convert(value, types_[option])
+        except msgspec.ValidationError as error:
+            complaints.append(Complaint(option, str(error)))
+        except Exception as error:  # a type that no plain value can be turned into
+            complaints.append(Complaint(option, _what(error)))
+    if complaints:
+        raise PolicyError(*complaints)
     try:
         return made(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"policy: {name}: {error}") from error
+    except (TypeError, ValueError) as error:  # what a policy refuses an option with: its words are for the operator
+        _refuse("", f"{name}: {error}", error)
+    except BaseException as error:
+        _refuse("", f"{name}: {_what(error)}", error)
 
 
 def _option_names(made: type) -> list[str]:
@@ -132,14 +171,9 @@ def _types(made: type) -> dict[str, Any]:
     try:
         return get_type_hints(made)
     except NameError as error:
-        raise ConfigError(f"policy: {made.__name__}: the type of an option is not defined: {error}") from error
-
-
-def _value(option: str, value: object, expected: Any) -> Any:
-    try:
-        return msgspec.convert(value, expected)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"policy.{option}: {error}") from error
+        _refuse("", f"{made.__name__}: the type of an option is not defined: {error}", error)
+    except Exception as error:  # annotations are code
+        _refuse("", f"{made.__name__}: the types of its options cannot be read: {_what(error)}", error)
 
 
 def _hint(name: str, known: Iterable[str], what: str) -> str:

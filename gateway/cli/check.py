@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from corral.gateway.cli.options import debug_option, json_option
-from corral.gateway.config import Config, build_policy, load_config
+from corral.gateway.config import Config, load_config
 from corral.gateway.config.schema import Address, ReplicaUrl
 
 
@@ -36,7 +36,6 @@ def check_config(config_path: Path, as_json: bool) -> int:
       corral check-config corral.yaml --json
     """
     config = load_config(config_path)
-    build_policy(config, config_path)
     click.echo(json.dumps(config_json(config), indent=2) if as_json else _summary(config_path, config))
     return 0
 

@@ -8,7 +8,7 @@ import click
 
 from corral.gateway.cli.options import debug_option
 from corral.gateway.cli.serving import LOG_LEVELS, serve_config
-from corral.gateway.config import build_policy, load_config
+from corral.gateway.config import load_config
 
 
 @click.command()
@@ -47,5 +47,4 @@ def serve(config_path: Path, log_level: str) -> int:
       corral check-config corral.yaml
     """
     config = load_config(config_path)
-    build_policy(config, config_path)
     return serve_config(config_path, config, log_level=log_level, after_card=lambda ready: "")

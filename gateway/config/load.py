@@ -6,6 +6,7 @@ from pathlib import Path
 
 from corral.errors import ConfigError
 from corral.gateway.config.check import check
+from corral.gateway.config.policy import complaints
 from corral.gateway.config.problems import Problems
 from corral.gateway.config.read import MISSING, Reader
 from corral.gateway.config.schema import Config
@@ -15,18 +16,24 @@ MAX_FILE_BYTES = 1 << 20
 
 
 def load_config(path: Path) -> Config:
-    """Read and check ``path``. Raises :class:`ConfigError`."""
-    return parse_config(_read(path), str(path))
+    """Read and check ``path``, its policy too. Raises :class:`ConfigError`."""
+    return _checked(_read(path), str(path), check_policy=True)
 
 
 def parse_config(text: str, source: str) -> Config:
-    """Check ``text``. ``source`` is its file's path: errors begin with it, and paths in the text start from its folder.
+    """Check ``text``, without running or seeking its policy. ``source`` is its file's path: errors begin with it, and
+    paths in the text start from its folder.
 
     Raises :class:`ConfigError`.
     """
+    return _checked(text, source, check_policy=False)
+
+
+def _checked(text: str, source: str, *, check_policy: bool) -> Config:
     root = compose(text, source)
     problems = Problems(source)
-    config = Reader(problems, Path(source).parent).struct(root, Config, "")
+    reader = Reader(problems, Path(source).parent, complaints if check_policy else None)
+    config = reader.struct(root, Config, "")
     if config is not MISSING:
         check(config, root, problems)
     if problems.found:

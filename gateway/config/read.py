@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin
@@ -14,6 +14,7 @@ from corral.gateway.config.addresses import parse_address, parse_replica_url
 from corral.gateway.config.problems import Problems, unknown_key
 from corral.gateway.config.schema import PATTERN_WORDS, Address, PolicyConfig, ReplicaUrl
 from corral.gateway.config.tree import entries, plain
+from corral.policies.catalogue import Complaint
 
 PARSERS: Mapping[type, Callable[[str], Any]] = MappingProxyType({Address: parse_address, ReplicaUrl: parse_replica_url})
 MISSING = object()
@@ -32,11 +33,17 @@ _WORDS = {
 
 
 class Reader:
-    """Reads one file's nodes; ``base`` is the folder that paths in the file start from."""
+    """Reads one file's nodes.
 
-    def __init__(self, problems: Problems, base: Path) -> None:
+    ``base`` is the folder that paths in the file start from; ``complaints`` tells what is wrong with a policy.
+    """
+
+    def __init__(
+        self, problems: Problems, base: Path, complaints: Callable[[PolicyConfig], Iterable[Complaint]] | None = None
+    ) -> None:
         self.problems = problems
         self.base = base
+        self._complaints = complaints
 
     def struct(self, node: Node, cls: type[msgspec.Struct], path: str) -> Any:
         """An instance of ``cls``, or MISSING."""
@@ -69,22 +76,38 @@ class Reader:
         return self._leaf(node, wanted, path)
 
     def policy(self, node: Node, path: str) -> Any:
-        """The policy's own options are checked by the policy; here they are only kept."""
+        """The policy's own options are checked by the policy."""
         if not isinstance(node, MappingNode):
-            return self._fail(node, path, f"expected keys and values, for instance {{name: {_shown(node)}}}")
+            meant = "round-robin" if _shown(node) == "nothing" else _shown(node)
+            found = ", found nothing" if _shown(node) == "nothing" else ""
+            return self._fail(node, path, f"expected keys and values, for instance {{name: {meant}}}{found}")
+        before = len(self.problems.found)
         types = {field.name: field.type for field in msgspec.structs.fields(PolicyConfig)}
-        options = {name: value for name, (_, value) in entries(node, path, self.problems).items()}
+        found_keys = entries(node, path, self.problems)
+        options = {name: value for name, (_, value) in found_keys.items()}
         name = self._leaf(options.pop("name"), types["name"], f"{path}.name") if "name" in options else None
         file = self._leaf(options.pop("path"), str, f"{path}.path") if "path" in options else None
         if file is not None and name is None:
             return self._fail(node, f"{path}.name", "is missing: which class of the file is the policy?")
         if MISSING in (name, file):
             return MISSING
-        return PolicyConfig(
+        policy = PolicyConfig(
             name=PolicyConfig().name if name is None else name,
             path=None if file is None else self.base / Path(file).expanduser(),
             options={key: plain(value, f"{path}.{key}", self.problems) for key, value in options.items()},
         )
+        if self._complaints is not None and len(self.problems.found) == before:
+            for complaint in self._complaints(policy):
+                self._complain(complaint, policy, found_keys.get(complaint.key, (node, node)), path)
+        return policy
+
+    def _complain(self, complaint: Complaint, policy: PolicyConfig, nodes: tuple[Node, Node], path: str) -> None:
+        key, value = nodes
+        text = complaint.text
+        if text.startswith("Expected "):
+            text = f"{_in_words(text, value)}{_hint(policy.options.get(complaint.key), text, value)}"
+        where = f"{path}.{complaint.key}" if complaint.key else path
+        self.problems.add(key if complaint.is_unknown else value, where, text)
 
     def _list(self, node: Node, wanted: Any, path: str) -> Any:
         if not isinstance(node, SequenceNode):

@@ -33,11 +33,11 @@ class ReplicaUrl:
         return f"http://{Address(self.host, self.port)}"
 
 
-ID_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
-HOST_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,252}$|^[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*$"
-ORIGIN_PATTERN = r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9*._:\[\]-]+)$"
+ID_PATTERN = r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}\Z"  # a dot or two would be a folder in the admin port's routes
+HOST_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,252}\Z|^[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\Z"
+ORIGIN_PATTERN = r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9*._:\[\]-]+)\Z"
 PATTERN_WORDS = {
-    ID_PATTERN: "up to 64 letters, digits, dots, dashes and underscores",
+    ID_PATTERN: "up to 64 letters, digits, dots, dashes and underscores, other than . and ..",
     HOST_PATTERN: "a host name or IP address without a port",
     ORIGIN_PATTERN: "an origin: scheme://host[:port], for instance https://chat.example",
 }

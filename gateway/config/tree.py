@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -14,7 +15,12 @@ from corral.gateway.config.problems import Problems
 MAX_NODES = 100_000
 """Aliases may multiply a file; a real configuration stays far below this."""
 
-_MERGE = "tag:yaml.org,2002:merge"
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+_PLAIN_TAGS: Final[dict[type[Node], str]] = {MappingNode: f"{_TAG}map", SequenceNode: f"{_TAG}seq"}
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float")
+_SURPRISING = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Octal and base 60: numbers of YAML 1.1 that hardly anybody means who writes them."""
 
 
 def compose(text: str, source: str) -> Node:
@@ -58,6 +64,9 @@ def _expanded_size(node: Node, sizes: dict[int, int], source: str) -> int:
         raise ConfigError(f"{source}:{node.start_mark.line + 1}: an anchor that contains itself")
     if known is not None:
         return known
+    if not isinstance(node, ScalarNode) and node.tag != _PLAIN_TAGS[type(node)]:
+        where = f"{source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+        raise ConfigError(f"{where}: the tag {node.tag.replace(_TAG, '!!')} has no meaning here; remove it")
     sizes[id(node)] = 0  # being counted: to meet it again below itself is a cycle
     size = 1 + sum(_expanded_size(child, sizes, source) for child in _children(node))
     if size > MAX_NODES:
@@ -112,7 +121,11 @@ def plain(node: Node, path: str, problems: Problems) -> Any:
     if isinstance(node, SequenceNode):
         return [plain(child, f"{path}[{index}]", problems) for index, child in enumerate(node.value)]
     try:
-        return yaml.constructor.SafeConstructor().construct_object(node)
+        value = yaml.constructor.SafeConstructor().construct_object(node)
+        if node.tag in _NUMBERS and _SURPRISING.fullmatch(node.value):
+            other = "write a plain number; if it is text, put it in quotes"
+            problems.add(node, path, f'YAML reads {node.value} as {value:g}; {other}: "{node.value}"')
+        return value
     except yaml.constructor.ConstructorError as error:
         problems.add(node, path, f"cannot be read: {error.problem}")
     except (ValueError, KeyError, AttributeError, OverflowError):  # what PyYAML's own constructors let through

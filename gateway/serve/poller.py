@@ -93,7 +93,7 @@ class Poller:
 
     def kick(self, replica_id: str | None = None) -> None:
         """Probe that replica's liveness (None: every one's) at once; kicks during a probe make one more of them."""
-        for watch in list(self._watches.values()):
+        for watch in self._watches.values():
             if replica_id in (None, watch.replica.id):
                 watch.kick()
 
@@ -120,7 +120,6 @@ class Poller:
 
     def _watch(self, replica: Replica) -> _Watch:
         watch = _Watch(replica, self._probe_for(replica), self._feed, self._clock, self._rng, self._interval_s)
-        watch.start()
         self._tasks.update(watch.tasks)
         for task in watch.tasks:
             task.add_done_callback(self._tasks.discard)
@@ -137,7 +136,6 @@ class _Watch:
         self.pages = ReplicaPages(replica.id)
         self.tags = _Part(lambda: self._guarded("tags", self._read_tags))
         self.ps = _Part(lambda: self._guarded("ps", self._read_ps))
-        self.tasks: list[asyncio.Task[None]] = []
         self._probe = probe
         self._feed = feed
         self._clock = clock
@@ -149,6 +147,8 @@ class _Watch:
         self._misses = 0
         self._rounds = 0
         self._trouble: dict[str, str] = {}
+        loops = (self._watch_liveness(), self.tags.run(), self.ps.run())
+        self.tasks = [asyncio.create_task(loop, name=f"watch {replica.id}") for loop in loops]
 
     @property
     def is_silent(self) -> bool:
@@ -161,10 +161,6 @@ class _Watch:
 
     def is_at(self, replica: Replica) -> bool:
         return (self.replica.host, self.replica.port) == (replica.host, replica.port)
-
-    def start(self) -> None:
-        loops = (self._watch_liveness(), self.tags.run(), self.ps.run())
-        self.tasks = [asyncio.create_task(loop, name=f"watch {self.replica.id}") for loop in loops]
 
     def stop(self) -> None:
         # Each task by itself: a task group would let its children run, and feed, once more.

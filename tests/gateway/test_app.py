@@ -81,20 +81,18 @@ RELOADS: dict[str, tuple[str, Callable[[App], object]]] = {
 @pytest.mark.parametrize("group", RELOADS)
 async def test_a_reload_applies_this_group_of_keys(group: str, tmp_path: Path) -> None:
     values, applied = RELOADS[group]
-    async with fake_ollama() as ollama:
-        async with serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
-            assert not applied(app)
-            written(tmp_path / "corral.yaml", ollama, more=f"{group}: {values}\n")
-            app.reload()
-            assert applied(app)
+    async with fake_ollama() as ollama, serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
+        assert not applied(app)
+        written(tmp_path / "corral.yaml", ollama, more=f"{group}: {values}\n")
+        app.reload()
+        assert applied(app)
 
 
 async def test_a_reload_applies_the_keys_of_a_replica(tmp_path: Path) -> None:
-    async with fake_ollama() as ollama:
-        async with serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
-            written(tmp_path / "corral.yaml", ollama, "slots: 2, weight: 3")
-            app.reload()
-            assert (state(app).slots, state(app).weight) == (2, 3)
+    async with fake_ollama() as ollama, serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
+        written(tmp_path / "corral.yaml", ollama, "slots: 2, weight: 3")
+        app.reload()
+        assert (state(app).slots, state(app).weight) == (2, 3)
 
 
 async def test_a_reload_applies_the_interval_of_the_probes_also_to_who_is_being_watched(tmp_path: Path) -> None:
@@ -108,30 +106,45 @@ async def test_a_reload_applies_the_interval_of_the_probes_also_to_who_is_being_
             await until(lambda: ollama.asked["/api/version"] >= asked + 5)
 
 
+async def test_a_policy_that_cannot_be_made_leaves_the_old_one_and_is_told_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.py").write_text("raise KeyboardInterrupt\n")
+    async with fake_ollama() as ollama, serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
+        more = "policy: {path: mine.py, name: Mine}\nqueue: {max_request: 3}\n"
+        written(tmp_path / "corral.yaml", ollama, more=more)
+        app.reload()
+        assert app.gateway.snapshot().policy == "weighted-least-load"
+    refusals = [record.getMessage() for record in caplog.records if "reload_refused" in record.getMessage()]
+    assert len(refusals) == 1
+    assert "\n" not in refusals[0]
+    assert "KeyboardInterrupt" in refusals[0]
+    assert "did you mean 'max_requests'" in refusals[0]
+
+
 def test_each_group_of_keys_has_its_reload() -> None:
     names = {field.name for field in msgspec.structs.fields(Config)}
     assert names == {*RELOADS, *NEEDS_RESTART, "replicas", "probes"}
 
 
 async def test_an_admin_reader_that_stalls_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    async with fake_ollama() as ollama:
-        async with serving(written(tmp_path / "corral.yaml", ollama)) as (app, admin_port):
-            asked = asyncio.Event()
+    async with fake_ollama() as ollama, serving(written(tmp_path / "corral.yaml", ollama)) as (app, admin_port):
+        asked = asyncio.Event()
 
-            def stuck() -> tuple[bool, str]:
-                asked.set()
-                return True, "x" * (64 << 20)  # more than any socket buffer takes
+        def stuck() -> tuple[bool, str]:
+            asked.set()
+            return True, "x" * (64 << 20)  # more than any socket buffer takes
 
-            app.gateway.ready = stuck  # type: ignore[method-assign]
-            reader, writer = await asyncio.open_connection("127.0.0.1", admin_port, limit=1024)
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            async with asyncio.timeout(PATIENCE_S):
-                await asked.wait()
-                await reader.readuntil(b"\r\n\r\n")
-            began_s = time.monotonic()
-            app.stop()
-            await app.until_stopped(lambda requests, drain_s: None)
-            took_s = time.monotonic() - began_s
-            writer.transport.abort()
-            await asyncio.wait([asyncio.ensure_future(reader.read())])
+        app.gateway.ready = stuck  # type: ignore[method-assign]
+        reader, writer = await asyncio.open_connection("127.0.0.1", admin_port, limit=1024)
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            await asked.wait()
+            await reader.readuntil(b"\r\n\r\n")
+        began_s = time.monotonic()
+        app.stop()
+        await app.until_stopped(lambda requests, drain_s: None)
+        took_s = time.monotonic() - began_s
+        writer.transport.abort()
+        await asyncio.wait([asyncio.ensure_future(reader.read())])
     assert took_s < 5

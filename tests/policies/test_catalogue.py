@@ -128,6 +128,7 @@ BROKEN = {
     "a missing package": ("import no_such_package_here\n", 1, "ModuleNotFoundError"),
     "an exit": ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
     "an error deep inside": ("import json\n\n\njson.loads('{')\n", 4, "JSONDecodeError"),
+    "an interrupt": ("raise KeyboardInterrupt\n", 1, "KeyboardInterrupt"),
     "a null byte": ("x = 1\0\n", 1, "null bytes"),
 }
 
@@ -137,7 +138,7 @@ def test_a_file_that_cannot_be_run_is_refused_with_its_line(case: str, tmp_path:
     source, line, what = BROKEN[case]
     before = set(sys.modules)
     message = refused("Mine", mine(tmp_path, source))
-    assert message.startswith(f"{tmp_path}/mine.py:{line}: ")
+    assert message.startswith(f"policy.path: {tmp_path}/mine.py:{line}: ")
     assert what in message
     assert "Traceback" not in message
     assert "corral_policy_mine" not in set(sys.modules) - before
@@ -161,6 +162,27 @@ def test_what_is_not_a_policy_is_refused(source: str, tmp_path: Path) -> None:
 def test_a_policy_that_lacks_a_required_option_is_refused(tmp_path: Path) -> None:
     source = MINE.replace('prefix: str = ""', "prefix: str")
     assert "prefix" in refused("Mine", mine(tmp_path, source))
+
+
+@pytest.mark.parametrize("error", ["KeyError('x')", "RuntimeError('x')", "SystemExit(3)", "KeyboardInterrupt()"])
+def test_whatever_a_policys_constructor_raises_is_a_refusal(error: str, tmp_path: Path) -> None:
+    source = MINE.replace(
+        "    def choose", f"    def __post_init__(self) -> None:\n        raise {error}\n\n    def choose"
+    )
+    assert refused("Mine", mine(tmp_path, source)).startswith(f"policy: Mine: {error.partition('(')[0]}")
+
+
+def test_option_types_that_cannot_be_read_are_a_refusal(tmp_path: Path) -> None:
+    for wrong in ("1 / 0", "int[3]", "Nowhere"):
+        source = MINE.replace('prefix: str = ""', f"prefix: {wrong} = 0")
+        assert refused("Mine", mine(tmp_path, source), {"prefix": 1}).startswith("policy: Mine: the type")
+    source = MINE.replace('prefix: str = ""', "prefix: Random | None = None")
+    assert refused("Mine", mine(tmp_path, source), {"prefix": 1}).startswith("policy.prefix: ")
+
+
+def test_all_wrong_options_are_told_together() -> None:
+    message = refused("weighted-least-load", options={"x": 1, "cold_penalty": "much"})
+    assert [line.partition(":")[0] for line in message.splitlines()] == ["policy.x", "policy.cold_penalty"]
 
 
 def test_an_installed_package_gives_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

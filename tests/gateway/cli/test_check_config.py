@@ -56,5 +56,5 @@ async def test_a_policy_that_cannot_be_built_is_found_before_anything_runs(tmp_p
     for command in (["check-config", path], ["serve", "--config", path]):
         ended = await corral(*command)
         assert ended.code == 78
-        assert ended.err.startswith(f"error: {path}: policy.name: there is no policy 'prefer-loade'")
+        assert ended.err.startswith(f"error: {path}:5:16: policy.name: there is no policy 'prefer-loade'")
         assert "prefer-loaded" in ended.err

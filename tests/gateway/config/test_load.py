@@ -252,8 +252,70 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> N
 
 def test_a_policy_file_is_sought_beside_the_configuration(tmp_path: Path) -> None:
     path = tmp_path / "corral.yaml"
+    (tmp_path / "mine.py").write_text("class Mine:\n    def choose(self, request, candidates, rng): ...\n")
     path.write_text(LEAST + "policy: {path: mine.py, name: Mine}\n")
     assert load_config(path).policy.path == tmp_path / "mine.py"
+
+
+def test_what_is_wrong_with_the_policy_comes_with_everything_else(tmp_path: Path) -> None:
+    path = tmp_path / "corral.yaml"
+    path.write_text(LEAST + "policy:\n  cold_penalti: 3\n  cold_penalty: much\nqueue: {max_request: 3}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    said = str(caught.value).splitlines()
+    assert said[0] == f"{path}: 3 problems"
+    assert said[1].startswith(
+        f"  {path}:4:3: policy.cold_penalti: weighted-least-load has no such option; did you mean"
+    )
+    assert said[2] == (
+        f"  {path}:5:17: policy.cold_penalty: expected a number, found much; "
+        "write a plain number without unit or quotes (the key's name says the unit)"
+    )
+    assert said[3].startswith(f"  {path}:6:9: queue.max_request: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("\nx = nowhere\n", "mine.py:2: NameError"),
+        ("raise SystemExit\n", "mine.py:1: SystemExit"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_policy_file_that_cannot_be_run_is_refused_where_it_is_named(
+    source: str | None, wanted: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "corral.yaml"
+    path.write_text(LEAST + "policy: {path: mine.py, name: Mine}\n")
+    if source is not None:
+        (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}:3:16: policy.path: ")
+    assert wanted in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("queue: {max_requests: 010}", "queue.max_requests: YAML reads 010 as 8; write a plain number"),
+        ("queue: {max_wait_s: 1:30}", "queue.max_wait_s: YAML reads 1:30 as 90; write a plain number"),
+        ("policy: {cold_penalty: 010}", "policy.cold_penalty: YAML reads 010 as 8"),
+        ("queue: !!python/object:os.popen {max_requests: 3}", "the tag !!python/object:os.popen has no meaning here"),
+        ("hosts: !secret [a]", "the tag !secret has no meaning here; remove it"),
+        ("policy:", "policy: expected keys and values, for instance {name: round-robin}, found nothing"),
+    ],
+)
+def test_what_yaml_would_read_as_something_else_is_refused(text: str, wanted: str) -> None:
+    message = refused(LEAST + text + "\n")
+    assert message.startswith("corral.yaml:3:")
+    assert wanted in message
+
+
+@pytest.mark.parametrize("id", [".", "..", '"a\\n"'])
+def test_an_id_that_would_not_survive_in_a_path_or_a_header_is_refused(id: str) -> None:
+    message = refused(LEAST.replace("id: a", f"id: {id}"))
+    assert "replicas[0].id: expected up to 64 letters, digits, dots, dashes and underscores, other than" in message
 
 
 _scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
