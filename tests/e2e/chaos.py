@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from tests.e2e.processes import Emulator, Fleet
-from tests.e2e.traffic import ANTHROPIC, CHAT, EMBED, GENERATE, OPENAI, WHOLE, Answer, Client, Leave, Shape, Verdict
+from tests.e2e.fleets import Fleet
+from tests.e2e.processes import Emulator
+from tests.e2e.shapes import ANTHROPIC, CHAT, EMBED, GENERATE, OPENAI, WHOLE, Shape, Verdict
+from tests.e2e.traffic import Answer, Client, Leave
 
 MODELS: Final = ("llama3.2:1b", "llama3.2:3b")
 EMBEDDING: Final = "all-minilm"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -262,21 +261,6 @@ def _ending(children: Sequence[Child]) -> Iterator[None]:
             child.end()
 
 
-class Fleet:
-    """A gateway in front of emulators."""
-
-    def __init__(self, gateway: Gateway, emulators: Sequence[Emulator]) -> None:
-        self.gateway = gateway
-        self.emulators = emulators
-
-    def __getitem__(self, name: str) -> Emulator:
-        return next(each for each in self.emulators if each.name == name)
-
-    @property
-    def ports(self) -> list[int]:
-        return [each.port for each in self.emulators]
-
-
 @asynccontextmanager
 async def emulators(folder: Path, count: int, *options: str, first: int = 0) -> AsyncIterator[list[Emulator]]:
     """``count`` emulators named r0, r1, … that listen."""
@@ -295,26 +279,3 @@ async def gateway(config: Path) -> AsyncIterator[Gateway]:
     with _ending([made]):
         await made.ready()
         yield made
-
-
-@asynccontextmanager
-async def fleet(folder: Path, count: int, *options: str, slots: int | str = 4, more: str = "") -> AsyncIterator[Fleet]:
-    """A gateway in front of ``count`` emulators, all of them up and their models known."""
-    async with emulators(folder, count, *options) as replicas:
-        config = write_config(folder / "corral.yaml", replicas, slots, more)
-        async with gateway(config) as front:
-            await front.until(
-                lambda page: all(each["health"] == "up" and each["installed"] for each in page["replicas"]),
-                START_S,
-                "a fleet that is up",
-            )
-            yield Fleet(front, replicas)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process still runs (one that has ended and was not waited for does not)."""
-    try:
-        os.kill(pid, 0)
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return False

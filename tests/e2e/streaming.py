@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tests.e2e.processes import Fleet
-from tests.e2e.traffic import CHAT, STREAMS, Client, Shape, Verdict, once
+from tests.e2e.fleets import Fleet
+from tests.e2e.shapes import CHAT, STREAMS, Shape, Verdict
+from tests.e2e.traffic import Client, once
 
 MODEL = "llama3.2:1b"
 SLOW = ("--model", MODEL, "--rate", "40", "--load-seconds", "0.05", "--parallel", "8", "--context-length", "4096")

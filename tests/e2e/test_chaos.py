@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from tests.e2e.chaos import CLIENTS, EMBEDDING, MODELS, Chaos, Tally, expected_texts
-from tests.e2e.processes import Fleet, fleet
-from tests.e2e.traffic import CHAT, EMBED, Client, Verdict, once
+from tests.e2e.fleets import Fleet, fleet
+from tests.e2e.shapes import CHAT, EMBED, Verdict
+from tests.e2e.traffic import Client, once
 
 REQUESTS = int(os.environ.get("CORRAL_CHAOS_REQUESTS", "10000"))
 SEED = int(os.environ.get("CORRAL_CHAOS_SEED", "2"))

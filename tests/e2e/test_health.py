@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import ask, fleet, until
-from tests.e2e.traffic import CHAT, STREAMS, WHOLE, Answer, Client, Shape, Verdict, once
+from tests.e2e.fleets import fleet
+from tests.e2e.processes import ask, until
+from tests.e2e.shapes import CHAT, STREAMS, WHOLE, Shape, Verdict
+from tests.e2e.traffic import Answer, Client, once
 
 MODEL = "llama3.2:1b"
 FAST = ("--model", MODEL, "--speed", "50", "--parallel", "4")

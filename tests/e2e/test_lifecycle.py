@@ -15,9 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.processes import CORRAL, Child, Emulator, alive, ask, emulators, fleet, until, write_config
+from tests.e2e.fleets import fleet
+from tests.e2e.processes import CORRAL, Child, Emulator, ask, emulators, until, write_config
+from tests.e2e.shapes import CHAT, WHOLE, Verdict
 from tests.e2e.streaming import BROKEN_AND_SAID, MODEL, SLOW, WHOLE_AND_SAID, Open, load_everywhere, streams
-from tests.e2e.traffic import CHAT, WHOLE, Client, Verdict, once
+from tests.e2e.traffic import Client, once
 from tests.gateway.cli.shell import corral, environment
 
 
@@ -222,3 +224,12 @@ async def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
         assert answer.verdict is Verdict.COMPLETE
         demo.process.kill()
         await until(lambda: not any(map(alive, children)), 10, "the end of the emulated replicas")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs (one that has ended and was not waited for does not)."""
+    try:
+        os.kill(pid, 0)
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False

@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.processes import Fleet, ask, fleet
+from tests.e2e.fleets import Fleet, fleet
+from tests.e2e.processes import ask
+from tests.e2e.shapes import ANTHROPIC, CHAT, GENERATE, OPENAI, STREAMS, WHOLE, Shape, Verdict
 from tests.e2e.streaming import MODEL, SLOW
-from tests.e2e.traffic import ANTHROPIC, CHAT, GENERATE, OPENAI, STREAMS, WHOLE, Answer, Client, Shape, Verdict, once
+from tests.e2e.traffic import Answer, Client, once
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 OTHER = "llama3.2:3b"

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.e2e.processes import Emulator, Fleet, emulators, fleet, gateway, until, write_config
+from tests.e2e.fleets import Fleet, fleet
+from tests.e2e.processes import Emulator, emulators, gateway, until, write_config
+from tests.e2e.shapes import CHAT, GENERATE, STREAMS, Verdict
 from tests.e2e.streaming import MODEL, SLOW, WHOLE_AND_SAID, load_everywhere, streams
-from tests.e2e.traffic import CHAT, GENERATE, STREAMS, Client, Verdict, once
+from tests.e2e.traffic import Client, once
 
 RELOADS = 20
 
