@@ -123,7 +123,7 @@ def model_given(text: str) -> ModelSpec:
         gigabytes = float(size)
     except ValueError:
         gigabytes = 0.0
-    if gigabytes <= 0:
+    if not 0 < gigabytes < 1e6:
         raise OperatorError(f"--model {text}: the size after = is not a number of gigabytes; for example {name}=4.9")
     return _sized(normalise_model(name), gigabytes)
 

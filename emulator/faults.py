@@ -134,20 +134,34 @@ def fault_from(fields: dict[str, Any]) -> Fault:
     for name in fields:
         if name not in known:
             raise OperatorError(f"fault {kind}: unknown field {name!r}; known: {', '.join(sorted(known))}")
+    count = fields.get("count", 1)
+    return Fault(
+        kind=kind,
+        count=None if count is None else int(_number(kind, "count", count, whole=True)),
+        model=_word(kind, "model", fields.get("model")),
+        path=_word(kind, "path", fields.get("path")),
+        after=int(_number(kind, "after", fields.get("after", _DEFAULT_AFTER.get(kind, 3)), whole=True)),
+        seconds=_number(kind, "seconds", fields.get("seconds", 5.0)),
+        every=max(1, int(_number(kind, "every", fields.get("every", 1), whole=True))),
+        ratio=_number(kind, "ratio", fields.get("ratio", 1.0)),
+    )
+
+
+def _number(kind: str, name: str, value: Any, *, whole: bool = False) -> float:
     try:
-        count = fields.get("count", 1)
-        return Fault(
-            kind=kind,
-            count=None if count is None else int(count),
-            model=fields.get("model"),
-            path=fields.get("path"),
-            after=int(fields.get("after", _DEFAULT_AFTER.get(kind, 3))),
-            seconds=float(fields.get("seconds", 5.0)),
-            every=max(1, int(fields.get("every", 1))),
-            ratio=float(fields.get("ratio", 1.0)),
-        )
-    except (TypeError, ValueError) as error:
-        raise OperatorError(f"fault {kind}: {error}") from None
+        number = int(value) if whole else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if not 0 <= number < 1e9:
+        wanted = "a whole number from 0 up" if whole else "a number from 0 up"
+        raise OperatorError(f"fault {kind}: {name}={value} is not {wanted}{' (or all)' if name == 'count' else ''}")
+    return number
+
+
+def _word(kind: str, name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise OperatorError(f"fault {kind}: {name}={value} is not text")
+    return value
 
 
 def fault_given(text: str) -> Fault:

@@ -24,10 +24,6 @@ class Broken(Exception):
     """The generation ended in an error, to be shown in the dialect's shape."""
 
 
-class Ended(Exception):
-    """The generation was ended in an ordered way that needs no further answer."""
-
-
 @dataclass(frozen=True, slots=True)
 class Script:
     """Everything an emulated model will say."""
@@ -128,14 +124,8 @@ class Generation:
     # -- its owner ------------------------------------------------------------------------------------------------
 
     async def wait(self) -> None:
-        """Until the last token; Broken or Ended where a fault struck."""
+        """Until the last token; Broken or Struck where a fault struck."""
         await self._future
-
-    def end_now(self) -> None:
-        """Nothing more is to be answered."""
-        self.flush()
-        if not self._future.done():
-            self._future.set_exception(Ended)
 
     def strike_at(self, fault: Fault, strike: int) -> None:
         """Call the fault after ``strike`` tokens (at the last one where there are fewer)."""

@@ -12,7 +12,7 @@ from corral.emulator.catalog import ModelSpec, calibration
 from corral.emulator.dialects.base import JSON, PLAIN_JSON, Dialect
 from corral.emulator.dialects.native import Native
 from corral.emulator.faults import Fault, Faults, Moment
-from corral.emulator.generation import Broken, Ended, Generation, Script, Struck
+from corral.emulator.generation import Broken, Generation, Script, Struck
 from corral.emulator.prefix import tokens_in
 from corral.emulator.rig import Rig
 from corral.emulator.runner import Job, Runner
@@ -193,8 +193,6 @@ class Inference:
         except Broken as broken:
             self._counters.failed += 1
             show_error(generation, ask, dialect, str(broken))
-            return
-        except Ended:
             return
         self._close(generation, ask, dialect, times)
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import uvloop
 
@@ -20,13 +20,11 @@ from corral.emulator.runner import FOREVER_S
 from corral.emulator.settings import Settings
 from corral.errors import OperatorError
 
-_Number = TypeVar("_Number", int, float)
 
-
-def launch(options: Mapping[str, object]) -> None:
-    """Check the options and serve until told to stop. OperatorError where an option cannot be used."""
-    settings = settings_from(cast("Mapping[str, Any]", options))
-    uvloop.run(_main(settings, until_stdin_closes=bool(options["until_stdin_closes"])))
+def launch(settings: Settings, *, until_stdin_closes: bool) -> None:
+    """Serve until told to stop. OperatorError where the machine does not allow it."""
+    _check_places(settings)
+    uvloop.run(_main(settings, until_stdin_closes=until_stdin_closes))
 
 
 def settings_from(options: Mapping[str, Any]) -> Settings:
@@ -38,9 +36,9 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
         host=host,
         port=port,
         version=_version(options["ollama_version"]),
-        parallel=_positive("--parallel", options["parallel"]),
-        speed=_positive("--speed", options["speed"]),
-        max_loaded=_positive("--max-loaded", options["max_loaded"]),
+        parallel=options["parallel"],
+        speed=options["speed"],
+        max_loaded=options["max_loaded"],
         max_queue=options["max_queue"],
         keep_alive_s=_keep_alive(options["keep_alive"]),
         context_length=options["context_length"],
@@ -69,6 +67,28 @@ async def _main(settings: Settings, *, until_stdin_closes: bool) -> None:
         raise OperatorError(f"--listen {settings.host}:{settings.port}: {os.strerror(error.errno)}") from None
 
 
+def _check_places(settings: Settings) -> None:
+    """Fail at the start, not at the first write."""
+    try:
+        if settings.store is not None:
+            settings.store.mkdir(parents=True, exist_ok=True)
+            _try_writing(settings.store / f".{os.getpid()}.new")
+    except OSError as error:
+        raise OperatorError(f"--store {settings.store}: cannot be written: {error.strerror}") from None
+    try:
+        if settings.gpu_file is not None:
+            if settings.gpu_file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            _try_writing(settings.gpu_file.with_name(f".{settings.gpu_file.name}.{os.getpid()}.new"))
+    except OSError as error:
+        raise OperatorError(f"--gpu-file {settings.gpu_file}: cannot be written: {error.strerror}") from None
+
+
+def _try_writing(path: Path) -> None:
+    path.write_bytes(b"")
+    path.unlink()
+
+
 def _read_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     if not os.read(sys.stdin.fileno(), 4096):
         loop.remove_reader(sys.stdin.fileno())
@@ -93,12 +113,6 @@ def _version(text: str) -> str:
     if not all(part.isdigit() for part in plain.partition("-")[0].split(".")):
         raise OperatorError(f"--ollama-version {text}: not a version; for example 0.32.15 or 0.24.0")
     return plain
-
-
-def _positive(option: str, value: _Number) -> _Number:
-    if value <= 0:
-        raise OperatorError(f"{option} {value}: must be above 0")
-    return value
 
 
 def _keep_alive(text: str) -> float:

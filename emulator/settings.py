@@ -28,7 +28,6 @@ class Settings:
     fixed_tok_s: float | None = None
     load_s: float | None = None
     """Seconds a load takes instead of what the model's size says; divided by ``speed`` too."""
-    preload: bool = False
     stall_ps: bool = False
     """``/api/ps`` waits while a model loads or unloads, as Ollama's does for moments."""
     store: Path | None = None

@@ -47,6 +47,8 @@ class CommandTable(click.Group):
         module, _, name = entry.place.partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
+        if not any(param.name == "debug" for param in command.params):
+            debug_option(command)  # the emulator knows nothing of the gateway's command line
         return command
 
     def resolve_command(

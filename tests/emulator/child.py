@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-_RUN = "from corral.emulator.command import emulate; emulate(prog_name='corral emulate')"
+_RUN = (sys.executable, "-m", "corral", "emulate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def start_emulator(*options: str) -> EmulatorProcess:
     unless given."""
     listen = () if "--listen" in options else ("--listen", "127.0.0.1:0")
     process = subprocess.Popen(
-        [sys.executable, "-c", _RUN, *listen, "--until-stdin-closes", *options],
+        [*_RUN, *listen, "--until-stdin-closes", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -263,35 +263,47 @@ def test_it_ends_when_its_parent_closes_standard_input() -> None:
         (["--fault", "crash-runer"], "crash-runner"),
         (["--engine", "llamacpp"], "--gguf"),
         (["--engine", "llamacpp", "--gguf", "/no/such/file"], "no such file"),
-        (["--speed", "0"], "above 0"),
+        (["--speed", "0"], "'--speed': 0.0 is not in the range"),
+        (["--speed", "nan"], "'--speed': nan is not a number"),
+        (["--rate", "nan"], "'--rate': nan is not a number"),
+        (["--load-seconds", "-1"], "'--load-seconds': -1.0 is not in the range"),
+        (["--context-length", "0"], "'--context-length': 0 is not in the range"),
+        (["--max-queue", "-1"], "'--max-queue': -1 is not in the range"),
+        (["--threads", "0"], "'--threads': 0 is not in the range"),
+        (["--model", "big=nan"], "number of gigabytes"),
+        (["--fault", "hang,count=x"], "fault hang: count=x is not a whole number from 0 up (or all)"),
+        (["--fault", "slow-ps,seconds=nan"], "fault slow-ps: seconds=nan is not a number from 0 up"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_one_clear_line(options: list[str], said: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", "from corral.emulator.command import emulate; emulate()", *options],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert run.returncode == 1
-    assert said in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1
+    run = emulate(*options)
+    assert run.returncode == 2
+    first, second = run.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert said in first
+    assert second == "  see: corral emulate --help"
+
+
+@pytest.mark.parametrize("option", ["--store", "--gpu-file"])
+def test_a_place_that_cannot_be_written_is_an_error_at_the_start(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = emulate("--listen", "127.0.0.1:0", option, str(tmp_path / "file" / "x"))
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"error: {option} {tmp_path}/file/x: cannot be written: Not a directory\n"
+
+
+def test_debug_shows_a_traceback_as_with_every_other_command() -> None:
+    assert "Traceback" in emulate("--debug", "--listen", "nowhere").stderr
+
+
+def emulate(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "corral", "emulate", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_an_address_in_use_is_one_clear_line() -> None:
     with emulator() as child:
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from corral.emulator.command import emulate; emulate()",
-                "--listen",
-                f"{child.host}:{child.port}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        run = emulate("--listen", f"{child.host}:{child.port}")
     assert (run.returncode, run.stdout) == (1, "")
     assert f"{child.host}:{child.port}" in run.stderr
     assert "Traceback" not in run.stderr
