@@ -112,10 +112,6 @@ class Member(Generic[T]):
         begun = self.probation is not None and self.leases[self.probation].committed
         return self.health.request_begun() if begun else None
 
-    def has_model(self, model: str) -> bool | None:
-        """Whether ``model`` is installed; None: its list was never read."""
-        return None if self.installed_at_s is None else model in self.installed
-
     def state(self, now_s: float) -> ReplicaState:
         return ReplicaState(
             id=self.id,

@@ -11,7 +11,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Generic, TypeVar
 
@@ -66,24 +66,9 @@ class Scheduler(Generic[T]):
         """What the policy last did wrong: raised, or chose a replica that it was not offered."""
         return self._dispatcher.policy_error
 
-    @property
-    def replicas(self) -> Mapping[str, Replica]:
-        """In configuration order."""
-        return {member.id: member.replica for member in self._roster.members.values()}
-
     def usable(self) -> tuple[Replica, ...]:
         """The enabled replicas that are not down, in configuration order."""
         return tuple(member.replica for member in self._roster.usable())
-
-    def has_model(self, replica_id: str, model: str) -> bool | None:
-        """Whether the replica has this (normalised) model installed; None: not known."""
-        member = self._roster.members.get(replica_id)
-        return None if member is None else member.has_model(model)
-
-    def leader_id(self, now_s: float) -> str | None:
-        """The replica that gets what changes the store."""
-        leader = self._roster.leader()
-        return leader.id if leader else None
 
     def snapshot(self, now_s: float) -> Snapshot:
         waiting = self._dispatcher.waiting

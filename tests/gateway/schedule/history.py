@@ -84,7 +84,7 @@ class Stage:
             policy or First(), "first", limits or QueueLimits(), Random(1), rules or HealthRules()
         )
         self.play(f"replicas {replicas}")
-        for id in self.scheduler.replicas if known else ():
+        for id in [replica(word).id for word in replicas.split()] if known else []:
             self.play(f"probe {id} answered", f"tags {id} m n")
 
     def play(self, *events: str) -> str:

@@ -401,9 +401,9 @@ def test_an_ejected_replica_that_dies_comes_back_by_probes_with_a_clean_slate() 
 def test_an_ejected_replica_leads_only_if_there_is_no_other() -> None:
     stage = Stage("a b")
     ejected(stage)
-    assert stage.scheduler.leader_id(0.0) == "b"
-    stage.play("drain b")
-    assert stage.scheduler.leader_id(0.0) == "a"
+    assert stage.play("submit s m store") == "send s b"
+    stage.play("finish s", "drain b")
+    assert stage.play("submit t m store") == "send t a"
 
 
 def test_answered_probes_alone_do_not_end_an_ejection() -> None:

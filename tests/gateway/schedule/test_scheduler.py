@@ -178,8 +178,7 @@ def test_what_was_loaded_long_ago_is_not_known() -> None:
 def test_a_late_reading_does_not_undo_a_newer_one() -> None:
     stage = Stage("a")
     stage.play("at 2", "tags a new", "at 1", "tags a m", "ps a")
-    assert stage.scheduler.has_model("a", "new:latest") is True
-    assert stage.scheduler.has_model("a", "m:latest") is False
+    assert stage.scheduler.snapshot(2).replicas[0].installed == ("new:latest",)
 
 
 # ---- the rotation
@@ -260,19 +259,16 @@ def test_the_snapshot_says_what_an_operator_wants_to_know() -> None:
 def test_who_has_a_model_is_told_apart_from_not_known() -> None:
     stage = Stage("a")
     stage.play("replicas a b")
-    asked = [stage.scheduler.has_model(*pair) for pair in (("a", "m:latest"), ("a", "x:latest"), ("b", "m:latest"))]
-    assert asked == [True, False, None]
-    assert stage.scheduler.has_model("z", "m:latest") is None
+    assert [replica.installed for replica in stage.scheduler.snapshot(0).replicas] == [("m:latest", "n:latest"), None]
 
 
-def test_usable_and_leader_follow_health_and_operator() -> None:
+def test_usable_and_the_stores_leader_follow_health_and_operator() -> None:
     stage = Stage("a b c")
     stage.play("drain a", "probe b refused", "probe b refused")
     assert [replica.id for replica in stage.scheduler.usable()] == ["c"]
-    assert stage.scheduler.leader_id(0.0) == "c"
-    stage.play("drain c")
-    assert stage.scheduler.leader_id(0.0) is None
-    assert list(stage.scheduler.replicas) == ["a", "b", "c"]
+    assert stage.play("submit 1 m store") == "send 1 c"
+    stage.play("finish 1", "drain c")
+    assert "send" not in stage.play("submit 2 m store")
 
 
 def test_a_ticket_says_where_it_is() -> None:
