@@ -15,6 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 from corral.errors import ClientError
+from corral.gateway.wire.admission import answered_by_rules, cors_headers
 from corral.gateway.wire.dialect import error_body
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.grammar import BARE_LF, HEAD_END
@@ -204,7 +205,9 @@ class ClientConnection(asyncio.Protocol):
         if head.request_id is None:
             head.request_id = gateway.new_request_id()
         length = head.content_length or 0
-        if self._answered_by_rules(head, rest):
+        ruled = answered_by_rules(gateway.rules, head)
+        if ruled is not None:
+            self._answer_only(head, rest, *ruled)
             return
         route = self._route = find_route(head.method, head.path)
         if not route.streams_body and length > gateway.limits.max_body_bytes:
@@ -220,35 +223,13 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._start_body(head, rest)
 
-    def _answered_by_rules(self, head: RequestHead, rest: bytes) -> bool:
-        """Ollama's own protection against web pages: bad Host or Origin 403, preflight 204, both without a body."""
-        rules = self.gateway.rules
-        host = head.host or b""
-        if head.origin is not None and not rules.same_origin(head.origin, host):
-            if not rules.origin_allowed(head.origin, host):
-                self._answer_only(head, rest, 403)
-                return True
-            if head.method == b"OPTIONS":
-                self._answer_only(head, rest, 204, rules.preflight_headers(head.origin))
-                return True
-        if not rules.host_allowed(host):
-            self._answer_only(head, rest, 403)
-            return True
-        return False
-
-    def _answer_only(self, head: RequestHead, rest: bytes, status: int, headers: bytes = b"") -> None:
+    def _answer_only(self, head: RequestHead, rest: bytes, status: int, headers: bytes) -> None:
         self.state = State.BUSY
         keep = head.keep_alive and not head.chunked and not head.content_length
         self._ahead = rest
         self.gateway.count_refused_request(status)
         headers += b"x-request-id: %b\r\n" % (head.request_id or b"-")
         self.finish_with(reply(status, headers=headers, close=not keep), keep_alive=keep)
-
-    def cors_headers(self, head: RequestHead) -> bytes:
-        """Header lines a page of another origin needs to read the response."""
-        if head.origin is None or self.gateway.rules.same_origin(head.origin, head.host or b""):
-            return b""
-        return self.gateway.rules.response_headers(head.origin)
 
     # -- bodies
 
@@ -375,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is None:
             return
         keep = head.keep_alive and not self.gateway.draining
-        headers = b"x-request-id: %b\r\n%b" % (head.request_id or b"-", self.cors_headers(head))
+        headers = b"x-request-id: %b\r\n%b" % (head.request_id or b"-", cors_headers(self.gateway.rules, head))
         head_only = head.method == b"HEAD"
         answer = reply(status, body, content_type=content_type, headers=headers, close=not keep, head_only=head_only)
         self.finish_with(answer, keep_alive=keep)
@@ -461,7 +442,7 @@ class ClientConnection(asyncio.Protocol):
             body = error_body(dialect_of(head.path if head is not None else ""), error.status, error.message)
             request_id = head.request_id if head is not None else None
             headers = b"x-request-id: %b\r\n" % (request_id or self.gateway.new_request_id())
-            headers += self.cors_headers(head) if head is not None else b""
+            headers += cors_headers(self.gateway.rules, head) if head is not None else b""
             self.gateway.outbox.put(self.transport, reply(error.status, body, headers=headers, close=True))
         self.close_after_response()
 

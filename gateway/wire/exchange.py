@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from corral.errors import Fault, Refusal
 from corral.gateway.schedule.effects import Refuse
 from corral.gateway.schedule.ticket import Lease, Ticket
+from corral.gateway.wire.admission import cors_headers
 from corral.gateway.wire.bodies import (
     HOLD_BYTES,
     LAST_CHUNK,
@@ -28,6 +29,7 @@ from corral.gateway.wire.bodies import (
 )
 from corral.gateway.wire.dialect import Ending, error_body, read_ending, refusal_answer, stream_error
 from corral.gateway.wire.fields import route_request
+from corral.gateway.wire.heads import framing_of, framing_of_held, is_chunked, is_delimited, request_head, response_head
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead
 from corral.gateway.wire.response_head import ResponseHead
@@ -47,7 +49,6 @@ _CRASH_TEXTS: Final = (
 _STREAM_TYPES: Final = (b"application/x-ndjson", b"text/event-stream")
 _BROKEN: Final = "the replica stopped in the middle of this answer"
 _NOT_REPEATABLE: Final = frozenset({RequestKind.STORE, RequestKind.BLOB})
-_WITHOUT_BODY: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
 
 
 def _discard(data: bytes) -> None:
@@ -202,24 +203,10 @@ class Exchange(Ticket):
         self.upstream = connection
         self._held = []
         self.forward = self._hold
-        head = self.head
-        replica = lease.replica
-        if self.route.streams_body:
-            chunked = b"Transfer-Encoding: chunked\r\n" if head.chunked else b""
-            framing = chunked if head.content_length is None else b"Content-Length: %d\r\n" % head.content_length
-        elif self._body or head.method not in _WITHOUT_BODY:
-            framing = b"Content-Length: %d\r\n" % len(self._body)
-        else:
-            framing = b""
-        request = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (
-            head.method,
-            head.target,
-            replica_host(replica.host, replica.port),
-            head.forward,
-            framing,
-        )
+        streams = self.route.streams_body
+        request = request_head(self.head, lease.replica, None if streams else len(self._body))
         connection.begin(self, request, self._body)
-        if self.route.streams_body:
+        if streams:
             self.client.resume_body()
 
     # -- what the upstream connection reports
@@ -241,7 +228,7 @@ class Exchange(Ticket):
         if self.state is State.SENT:
             fault = self._fault_in_answer(response)
             if fault is not None:
-                self._last_answer = self._whole_answer(response, self._held_payload(response))
+                self._last_answer = self._whole_answer(response)
                 self._release_upstream(upstream, response, reader)
                 self._fail(fault)
                 return
@@ -278,7 +265,8 @@ class Exchange(Ticket):
         gateway.carrier.first_byte(self)
         self.state = State.COMMITTED
         self.first_byte_at_s = gateway.clock()
-        head = self._response_head(self._response, keep=self._may_keep())
+        framing = framing_of(self._response, self.head)
+        head = response_head(self._response, framing, self._own_headers(), keep=self._may_keep())
         self._held.insert(0, head)
         gateway.outbox.put(transport, b"".join(self._held))
         self.forward = partial(gateway.outbox.put, transport)
@@ -368,67 +356,32 @@ class Exchange(Ticket):
     # -- heads
 
     def _chunked(self) -> bool:
-        """Whether the response to the client is chunked (an HTTP/1.0 client gets the bare payload until the close)."""
-        response, head = self._response, self.head
-        if response is None or head.http10:
-            return False
-        return response.chunked and not response.has_no_body(head.method)
+        return self._response is not None and is_chunked(self._response, self.head)
 
     def _may_keep(self) -> bool:
-        response = self._response
-        delimited = response is not None and (
-            response.chunked or response.content_length is not None or response.has_no_body(self.head.method)
-        )
+        """Whether the client's connection outlives this response."""
+        delimited = self._response is None or is_delimited(self._response, self.head)
         unread = self.client.body_unfinished()
         return self.head.keep_alive and delimited and not unread and not self.client.gateway.draining
 
-    def _response_head(self, response: ResponseHead, *, keep: bool) -> bytes:
-        if self._chunked():
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif response.content_length is not None and response.status not in (204, 304):
-            framing = b"Content-Length: %d\r\n" % response.content_length
-        else:
-            framing = b""
-        return self._head_lines(response, framing, keep=keep)
-
-    def _held_payload(self, response: ResponseHead) -> bytes:
+    def _whole_answer(self, response: ResponseHead) -> tuple[bytes, bool]:
+        """``response`` with the body that was held back, to be sent later if no other replica does better."""
         held = b"".join(self._held)
-        return ChunkedBody(framed=False).feed(held) if response.chunked and not self.head.http10 else held
-
-    def _whole_answer(self, response: ResponseHead, payload: bytes) -> tuple[bytes, bool]:
-        """``response`` with a body that was held back, to be sent later if no other replica does better."""
-        framing = b"Content-Length: %d\r\n" % len(payload)
-        if response.status == 503 and b"retry-after:" not in response.forward.lower():
-            framing += b"Retry-After: 1\r\n"  # Ollama says none; the SDKs that retry by themselves go by it
+        payload = ChunkedBody(framed=False).feed(held) if response.chunked and not self.head.http10 else held
         keep = self._may_keep()
-        return self._head_lines(response, framing, keep=keep) + payload, keep
-
-    def _head_lines(self, response: ResponseHead, framing: bytes, *, keep: bool) -> bytes:
-        return b"HTTP/1.1 %d%b\r\n%b%b%b%b\r\n" % (
-            response.status,
-            response.reason,
-            response.forward,
-            framing,
-            self._own_headers(),
-            b"" if keep else b"Connection: close\r\n",
-        )
+        framing = framing_of_held(response, len(payload))
+        return response_head(response, framing, self._own_headers(), keep=keep) + payload, keep
 
     def _own_headers(self) -> bytes:
         replica = b"x-corral-replica: %b\r\n" % self.lease.replica.id.encode() if self.lease is not None else b""
         return b"%bx-request-id: %b\r\n%b" % (
             replica,
             self.head.request_id or b"-",
-            self.client.cors_headers(self.head),
+            cors_headers(self.client.gateway.rules, self.head),
         )
 
     def _answer(self, status: int, body: bytes, headers: bytes) -> None:
-        unread = self.client.body_unfinished()
-        keep = self.head.keep_alive and not unread and not self.client.gateway.draining
+        self._response = None
+        keep = self._may_keep()
         answer = reply(status, body, headers=headers, close=not keep, head_only=self.head.method == b"HEAD")
         self.client.finish_with(answer, keep_alive=keep)
-
-
-@lru_cache(maxsize=256)
-def replica_host(host: str, port: int) -> bytes:
-    """The Host header of a replica."""
-    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode()
