@@ -27,6 +27,11 @@ def lowest(candidates: Sequence[ReplicaView], cost: Callable[[ReplicaView], floa
     return sorted(best, key=_by_id)[int(rng.random() * len(best))]
 
 
+def load(view: ReplicaView, extra: float = 0.0) -> float:
+    """How full the replica would be with this request, for its weight; ``extra`` counts as more in flight."""
+    return (view.inflight + 1 + extra) / view.weight
+
+
 def weighted(candidates: Sequence[ReplicaView], rng: Random) -> ReplicaView:
     """Any candidate, with a chance in proportion to its weight."""
     ordered = sorted(candidates, key=_by_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from corral.model import Decision, ReplicaView, RouteRequest
-from corral.policies.pick import lowest, weighted
+from corral.policies.pick import load, lowest, weighted
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,5 @@ class PowerOfTwo:
             return Decision(candidates[0].id, "the only one")
         first = weighted(candidates, rng)
         second = weighted([view for view in candidates if view.id != first.id], rng)
-        view = lowest((first, second), _load, rng)
+        view = lowest((first, second), load, rng)
         return Decision(view.id, "better of two")
-
-
-def _load(view: ReplicaView) -> float:
-    return (view.inflight + 1) / view.weight

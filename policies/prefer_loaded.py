@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from corral.model import Decision, ReplicaView, RouteRequest
-from corral.policies.pick import cold, lowest
+from corral.policies.pick import cold, load, lowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,5 @@ class PreferLoaded:
     def choose(self, request: RouteRequest, candidates: Sequence[ReplicaView], rng: Random) -> Decision:
         loading = cold(request, candidates)
         warm = [view for view in candidates if view.id not in loading]
-        view = lowest(warm or candidates, _load, rng)
+        view = lowest(warm or candidates, load, rng)
         return Decision(view.id, "loaded" if warm and loading else "least load")
-
-
-def _load(view: ReplicaView) -> float:
-    return (view.inflight + 1) / view.weight

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from corral.model import Decision, ReplicaView, RouteRequest
-from corral.policies.pick import cold, lowest, require_not_negative
+from corral.policies.pick import cold, load, lowest, require_not_negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,7 @@ class WeightedLeastLoad:
         loading = cold(request, candidates)
 
         def cost(view: ReplicaView) -> float:
-            load = view.inflight + 1 + (self.cold_penalty if view.id in loading else 0.0)
-            return load / view.weight
+            return load(view, self.cold_penalty if view.id in loading else 0.0)
 
         view = lowest(candidates, cost, rng)
         return Decision(view.id, "least load, cold" if view.id in loading else "least load")
