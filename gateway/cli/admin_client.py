@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from corral.errors import OperatorError
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 3.0
 
 
 def ask(admin: str, method: str, path: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-import socket
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -14,8 +14,9 @@ from typing import Final
 import click
 
 from corral.gateway.cli.emulators import EmulatedReplica, Emulators
-from corral.gateway.cli.messages import DEMO_IS_EMULATED, copy_and_try, port_moved
+from corral.gateway.cli.messages import DEMO_IS_EMULATED, copy_and_try
 from corral.gateway.cli.options import debug_option
+from corral.gateway.cli.ports import next_free
 from corral.gateway.cli.serving import LOG_LEVELS, serve_config
 from corral.gateway.config import Address, Config, ReplicaConfig, ReplicaUrl
 from corral.gateway.config.addresses import parse_address
@@ -23,7 +24,12 @@ from corral.gateway.config.addresses import parse_address
 MODELS: Final = ("llama3.1:8b", "qwen2.5:7b", "all-minilm")
 GPUS: Final = (("RTX 3060 12GB", 2, 1.0), ("RTX 4090 24GB", 4, 2.8), ("RTX 5090 32GB", 8, 5.0))
 """Name, parallel requests, weight: as their memory bandwidths, 360 : 1008 : 1792 GB/s."""
-TRIES: Final = 100
+
+
+def _a_number(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # it compares with nothing, so no range keeps it out
+        raise click.BadParameter("nan is not a number.", ctx, param)
+    return value
 
 
 @click.command()
@@ -34,7 +40,12 @@ TRIES: Final = 100
 )
 @click.option("--admin-listen", metavar="HOST:PORT", help="The admin port.  [default: 127.0.0.1:11435, or the next]")
 @click.option(
-    "--speed", type=click.FloatRange(0.01, 1000), default=1.0, show_default=True, help="10: ten times real speed."
+    "--speed",
+    type=click.FloatRange(0.01, 1000),
+    default=1.0,
+    show_default=True,
+    callback=_a_number,
+    help="10: ten times real speed.",
 )
 @click.option(
     "--replicas", "count", type=click.IntRange(1, 16), default=3, show_default=True, help="How many emulated replicas."
@@ -53,11 +64,13 @@ def demo(listen: str | None, admin_listen: str | None, speed: float, count: int,
       corral demo --speed 5
       corral demo --listen 127.0.0.1:8080
     """
-    client, admin = choose_addresses(listen, admin_listen)
+    asked = (_given(listen, "--listen"), _given(admin_listen, "--admin-listen"))
     emulated = emulated_replicas(count)
     click.echo(DEMO_IS_EMULATED.format(count=count) + "\n")
     with Emulators(emulated, MODELS, speed) as emulators:
-        config = demo_config(client, admin, emulated, emulators.urls())
+        urls = emulators.urls()
+        client, admin = choose_addresses(*asked)  # as late as can be: a port that is free now may soon be taken
+        config = demo_config(client, admin, emulated, urls)
         return serve_config(
             None,
             config,
@@ -85,42 +98,17 @@ def demo_config(
     return Config(listen=listen, admin_listen=admin, replicas=replicas)
 
 
-def choose_addresses(listen: str | None, admin_listen: str | None) -> tuple[Address, Address]:
+def choose_addresses(listen: Address | None, admin_listen: Address | None) -> tuple[Address, Address]:
     """The addresses asked for; where none was asked for, Ollama's own or the next free ones, said aloud."""
-    client = _given(listen, "--listen") if listen else next_free(11434, set(), "the demo")
-    admin = (
-        _given(admin_listen, "--admin-listen") if admin_listen else next_free(11435, {client.port}, "its admin port")
-    )
-    return client, admin
+    client = listen or next_free(11434, set(), "the demo")
+    return client, admin_listen or next_free(11435, {client.port}, "its admin port")
 
 
-def _given(text: str, option: str) -> Address:
+def _given(text: str | None, option: str) -> Address | None:
     try:
-        return parse_address(text)
+        return None if text is None else parse_address(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) from None
-
-
-def next_free(wanted: int, taken: set[int], what: str) -> Address:
-    """``wanted`` on loopback, or the first free port above it, said aloud."""
-    for port in range(wanted, wanted + TRIES):
-        if port not in taken and _isnext_free(port):
-            break
-    else:
-        port = 0
-    if port != wanted:
-        click.echo(port_moved(what, wanted, port) if port else f"no free port near {wanted}: {what} uses any free one")
-    return Address("127.0.0.1", port)
-
-
-def _isnext_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _python() -> str:

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 COMMANDS: Final = {
     "serve": Entry("corral.gateway.cli.serve:serve", "Serve: one Ollama address in front of the replicas of a file."),
     "demo": Entry("corral.gateway.cli.demo:demo", "Try it without a GPU: a gateway in front of emulated replicas."),
-    "up": Entry("corral.gateway.cli.up:up", "Serve ./corral.yaml if there is one, else the demo or advice."),
+    "up": Entry("corral.gateway.cli.up:up", "Serve ./corral.yaml or the Ollama that runs here, else the demo."),
     "check-config": Entry(
         "corral.gateway.cli.check:check_config", "Check a configuration file and show what it means."
     ),

@@ -110,7 +110,9 @@ class QueueConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ProbesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often replicas are measured."""
 
-    gpu_interval_s: Annotated[Interval, Meta(description="Time between two readings of the GPUs.")] = 2
+    gpu_interval_s: Annotated[
+        Interval, Meta(description="Time between two readings of the GPUs (no GPU is read yet).")
+    ] = 2
     ollama_interval_s: Annotated[Interval, Meta(description="Time between two probes of each Ollama.")] = 1
 
 

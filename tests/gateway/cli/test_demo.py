@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from corral.gateway.cli.demo import emulated_replicas, next_free
+from corral.gateway.cli.demo import emulated_replicas
+from corral.gateway.cli.ports import next_free
 from tests.gateway.cli.shell import Running, corral, environment, running
 
 DEMO = ("demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--speed", "200")
@@ -73,6 +74,12 @@ async def test_no_emulated_replica_survives_a_killed_gateway() -> None:
         assert left == []
 
 
+async def test_a_speed_that_is_no_number_is_refused() -> None:
+    ended = await corral("demo", "--speed", "nan")
+    assert (ended.code, ended.out) == (2, "")
+    assert "'--speed': nan is not a number" in ended.err
+
+
 async def test_an_address_in_use_ends_the_demo_and_its_replicas() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -98,9 +105,9 @@ def test_more_replicas_than_kinds_of_gpu_have_names_of_their_own() -> None:
 
 async def test_up_starts_the_demo_where_there_is_nothing_else(tmp_path: Path) -> None:
     """Only where this machine has no Ollama and no GPU, and Ollama's port is free."""
-    from corral.gateway.cli.up import GPU_DEVICES, Machine, look_around
+    from corral.gateway.cli.up import GPU_DEVICES, OLLAMA, Machine, look_around
 
-    if look_around(GPU_DEVICES) != Machine(None, None, None):
+    if look_around(GPU_DEVICES, OLLAMA) != Machine(None, None, None):
         pytest.skip("this machine has an Ollama or a GPU")
     async with running("up", cwd=tmp_path) as up:
         await up.until("Neither an Ollama nor a GPU was found here")
