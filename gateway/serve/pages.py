@@ -8,6 +8,7 @@ from corral.gateway.serve.views import ReplicaPages, lowest_version, merge_ps, m
 from corral.gateway.wire.dialect import Dialect, error_body
 from corral.gateway.wire.request_head import RequestHead
 from corral.gateway.wire.routes import Route, View
+from corral.model import Health
 
 if TYPE_CHECKING:
     from corral.gateway.gateway import Gateway
@@ -17,6 +18,8 @@ _JSON: Final = b"application/json; charset=utf-8"
 _TEXT: Final = b"text/plain; charset=utf-8"
 _REFRESH_S: Final = 0.5
 """How long a page waits for fresh readings; a replica that takes longer appears with its last one."""
+
+_NONE_SERVES: Final = "no replica can serve this request now: all are down or drained"
 
 
 async def page(gateway: Gateway, client: ClientConnection, route: Route) -> None:
@@ -40,10 +43,9 @@ def _content(gateway: Gateway, route: Route, head: RequestHead) -> tuple[int, by
         return 200, b"Ollama is running", _TEXT
     pages = _pages(gateway)
     if route.view is View.VERSION:
-        return _version(pages)
+        return _version(pages, waited_for=any(state.health is Health.UNKNOWN for state in gateway.snapshot().replicas))
     if not any(page.version is not None or page.tags is not None for page in pages):
-        message = "no replica can serve this request now: all are down or drained"
-        return 503, error_body(route.dialect, 503, message), _JSON
+        return 503, error_body(route.dialect, 503, _NONE_SERVES), _JSON
     if route.view is View.TAGS:
         return 200, merge_tags(pages), _JSON
     if route.view is View.PS:
@@ -60,10 +62,11 @@ def _model(pages: list[ReplicaPages], name: str) -> tuple[int, bytes, bytes]:
     return 404, error_body(Dialect.OPENAI, 404, f"model '{name}' not found"), _JSON
 
 
-def _version(pages: list[ReplicaPages]) -> tuple[int, bytes, bytes]:
+def _version(pages: list[ReplicaPages], *, waited_for: bool) -> tuple[int, bytes, bytes]:
     lowest = lowest_version(page.version for page in pages if page.version is not None)
     if lowest is None:
-        return 503, error_body(Dialect.NATIVE, 503, "no replica has answered yet"), _JSON
+        message = "no replica has answered yet" if waited_for else _NONE_SERVES
+        return 503, error_body(Dialect.NATIVE, 503, message), _JSON
     return 200, b'{"version":"%b"}' % lowest.encode(), _JSON
 
 

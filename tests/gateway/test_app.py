@@ -122,6 +122,21 @@ async def test_a_policy_that_cannot_be_made_leaves_the_old_one_and_is_told_in_on
     assert "did you mean 'max_requests'" in refusals[0]
 
 
+@pytest.mark.parametrize("path", ["/api/version", "/api/tags"])
+async def test_pages_say_that_no_replica_serves_once_one_has_answered(path: str, tmp_path: Path) -> None:
+    async with fake_ollama() as ollama, serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
+        await until(lambda: state(app).health is Health.UP)
+        app.gateway.set_enabled("a", False)
+        assert app._server is not None
+        host, port = app._server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n" % path.encode())
+        answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"all are down or drained" in answer
+        writer.close()
+
+
 def test_each_group_of_keys_has_its_reload() -> None:
     names = {field.name for field in msgspec.structs.fields(Config)}
     assert names == {*RELOADS, *NEEDS_RESTART, "replicas", "probes"}
