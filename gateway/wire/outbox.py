@@ -1,7 +1,7 @@
 """What one turn of the loop has to write: the first piece at once, the others together when the turn is over.
 
-A write to a peer that sleeps wakes it, and waking is most of what a write costs. The first write of a turn goes out at once,
-so that nobody waits for us; peers woken by it, or by the first of the rest, find the others when they look.
+A write to a peer that sleeps wakes it, and waking is most of what a write costs. The first write of a turn goes out at
+once, so that nobody waits for us; peers woken by it, or by the first of the rest, find the others when they look.
 """
 
 from __future__ import annotations
