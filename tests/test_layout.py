@@ -35,12 +35,14 @@ def test_the_version_is_one_fact() -> None:
 
 
 def test_no_file_names_a_package_registry() -> None:
-    names = ["pypi.org", "pythonhosted.org", "registry.npmjs.org", "proxy.golang.org", "crates.io"]
+    # in parts, so that this file does not name them either
+    hosts = (("pypi", "org"), ("pythonhosted", "org"), ("registry", "npmjs", "org"), ("proxy", "golang", "org"))
+    names = [".".join(parts) for parts in (*hosts, ("crates", "io"))]
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=False
     ).stdout.split()
     for path in listed:
         file = ROOT / path
-        if file.is_file() and not file.is_symlink() and file != Path(__file__):
+        if file.is_file() and not file.is_symlink():
             text = file.read_text(errors="ignore")
             assert not [name for name in names if name in text], path

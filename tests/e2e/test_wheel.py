@@ -75,17 +75,20 @@ def demo(python: Path, tmp_path: Path) -> Iterator[str]:
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        url = ""
-        for line in process.stdout:
-            if line.split()[:1] == ["clients"]:
-                url = line.split()[1]
-            if "Ctrl-C" in line:
-                break
-        yield url
-        process.terminate()
-        process.stdout.read()
-        assert process.wait(30) == 0
+        try:
+            assert process.stdout is not None
+            url = ""
+            for line in process.stdout:
+                if line.split()[:1] == ["clients"]:
+                    url = line.split()[1]
+                if "Ctrl-C" in line:
+                    break
+            yield url
+            process.terminate()
+            process.stdout.read()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.e2e

