@@ -48,12 +48,14 @@ def test_help_takes_at_most_150_ms() -> None:
     assert min(cpu_s() for _ in range(5)) <= 0.150  # of the processor: a busy machine does not make Corral slow
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "emulate"])
-async def test_every_command_has_a_help_with_an_example_or_what_it_does(name: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_every_command_has_a_help_with_an_example_and_debug(name: str) -> None:
     ended = await corral(name, "--help")
     assert ended.code == 0
     assert ended.err == ""
-    assert "corral" in ended.out or "1." in ended.out
+    assert "Example" in ended.out
+    assert f"corral {name}" in ended.out.partition("Example")[2]
+    assert "--debug" in ended.out
 
 
 async def test_version() -> None:
