@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -39,6 +39,8 @@ from corral.probes.ollama import OllamaProbe, probe_session
 log: Final = logging.getLogger("corral.gateway")
 
 _BACKLOG: Final = 4096
+_FIRST_LOOK_S: Final = 0.5
+"""A replica that takes longer than this to answer its first probe does not hold up the start."""
 _KEEPALIVE_S: Final = (60, 15, 4)
 """Idle before the first probe, between probes, probes: a client whose machine is gone is noticed in two minutes."""
 
@@ -123,11 +125,14 @@ class App:
         self.gateway.spawn(self.poller.refresh(tags=True, ps=False, deadline_s=self._config.timeouts.connect_s))
 
     async def start(self, listener: socket.socket, admin_listener: socket.socket) -> None:
-        """Listen on both ports and begin to poll."""
+        """Begin to poll, look at every replica once, and serve on both ports (which accept from the beginning)."""
         self._apply(self._config, listener)
         self._admin = make_runner(make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts))
         await self._admin.setup()
         await web.SockSite(self._admin, admin_listener).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await self.gateway.looked.wait()
         self._server = await self._loop.create_server(
             lambda: ClientConnection(self.gateway), sock=listener, backlog=_BACKLOG
         )

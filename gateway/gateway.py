@@ -50,6 +50,8 @@ class Gateway:
         """Connections that are not read from now: whether they ended has to be asked."""
         self.draining = False
         self.poller: Poller | None = None
+        self.looked = asyncio.Event()
+        """Every replica was probed once: what is said of them from here on is known."""
         self.version = __version__
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_id = os.urandom(4).hex()
@@ -58,6 +60,7 @@ class Gateway:
         self._silent_s: dict[Exchange, tuple[int, float]] = {}
         self._reads_seen: dict[str, int] = {}
         self._policy_error: str | None = None
+        self._waited_for = {replica.id for replica in config.replicas}
         self.use(config, on_loopback=True)
 
     def use(self, config: Config, *, on_loopback: bool) -> None:
@@ -135,6 +138,10 @@ class Gateway:
         if result is not ProbeResult.ANSWERED:
             self._note_progress(replica_id)
         self.carrier.apply(scheduler.probed(replica_id, result, self.clock()))
+        if not self.looked.is_set():
+            self._waited_for.discard(replica_id)
+            if not self._waited_for:
+                self.looked.set()
 
     def sampled(self, sample: OllamaSample) -> None:
         if sample.installed is not None:
