@@ -67,7 +67,8 @@ class Tail:
     def __init__(self) -> None:
         self.last: bytes | None = b""
         """What was forwarded last, where it ends with a line feed: nothing before it matters. Else None."""
-        self._parts: deque[bytes] = deque()
+        self._parts: deque[bytes] | None = None
+        """Else these; None while there are none, since thousands of streams have none."""
         self._bytes = 0
 
     def keep(self, data: bytes, *, whole: bool) -> None:
@@ -77,18 +78,19 @@ class Tail:
                 self.last = data
                 return
             self.last = None
-            self._parts.clear()
+        parts = self._parts
+        if parts is None:
+            parts = self._parts = deque()
             self._bytes = 0
-        self._parts.append(data)
+        parts.append(data)
         self._bytes += len(data)
-        while self._bytes > TAIL_BYTES and len(self._parts) > 1:
-            self._bytes -= len(self._parts.popleft())
+        while self._bytes > TAIL_BYTES and len(parts) > 1:
+            self._bytes -= len(parts.popleft())
         if whole:
-            self.last = b"".join(self._parts)
-            self._parts.clear()
+            self.last, self._parts = b"".join(parts), None
 
     def joined(self) -> bytes:
-        return self.last if self.last is not None else b"".join(self._parts)
+        return self.last if self.last is not None else b"".join(self._parts or ())
 
 
 class ChunkedBody:

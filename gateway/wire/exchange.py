@@ -268,8 +268,14 @@ class Exchange(Ticket):
         framing = framing_of(self._response, self.head)
         head = response_head(self._response, framing, self._own_headers(), keep=self._may_keep())
         self._held.insert(0, head)
-        gateway.outbox.put(transport, b"".join(self._held))
-        self.forward = partial(gateway.outbox.put, transport)
+        first = b"".join(self._held)
+        if self.reader is not None and self.reader.ended:
+            gateway.outbox.put(transport, first)
+            self.forward = partial(gateway.outbox.put, transport)
+        else:  # a stream: line by line, each at once
+            gateway.outbox.flush()
+            transport.write(first)
+            self.forward = transport.write
         self._held = []
         self._body = b""
         self.head.forward = b""

@@ -26,14 +26,17 @@ _SMALL_BODY_BYTES: Final = 16 * 1024
 
 Address = tuple[str, int]
 
+_waiting: Final = select.poll()
+"""Holds one descriptor at a time: one for all connections, since each would cost half a KiB."""
+
 
 class UpstreamConnection(asyncio.Protocol):
     """Carries one exchange at a time to one replica."""
 
     __slots__ = (
         "_buffer",
+        "_fd",
         "_interim",
-        "_poll",
         "address",
         "begun_at_s",
         "body",
@@ -62,11 +65,17 @@ class UpstreamConnection(asyncio.Protocol):
         self.begun_at_s = 0.0
         self._buffer = b""
         self._interim = 0
-        self._poll = select.poll()
+        self._fd = -1
 
     def is_quiet(self) -> bool:
         """Whether it is open and nothing, an end included, waits to be read: what comes next is an answer."""
-        return self.transport is not None and not self.transport.is_closing() and not self._poll.poll(0)
+        if self.transport is None or self.transport.is_closing():
+            return False
+        _waiting.register(self._fd, select.POLLIN)
+        try:
+            return not _waiting.poll(0)
+        finally:
+            _waiting.unregister(self._fd)
 
     # -- the exchange's side
 
@@ -123,7 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._fd = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         self.reads += 1
