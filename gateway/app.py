@@ -77,8 +77,8 @@ async def _serve(
     with _listening(config.listen) as listener, _listening(config.admin_listen) as admin_listener:
         async with probe_session() as session:
             app = App(config, config_path, loop, session)
-            await app.start(listener, admin_listener)
             app.watch_signals()
+            await app.start(listener, admin_listener)
             gc.collect()
             gc.freeze()
             on_ready(ReadyInfo(_url(listener), _url(admin_listener), app.replicas))

@@ -25,6 +25,7 @@ class Carrier:
         self.scheduler = scheduler
         self._metrics = metrics
         self._clock = clock
+        self.report_bug: Callable[[str, Exception], None] = lambda where, error: None
         self.refresh_tags: Callable[[], None] = lambda: None
         """Asks the poller to read every replica's models now."""
         self.suspect: Callable[[str], None] = lambda replica_id: None
@@ -81,18 +82,26 @@ class Carrier:
     def apply(self, effects: Iterable[Effect[Exchange]]) -> None:
         """Carry out ``effects`` in order."""
         for effect in effects:
-            if isinstance(effect, Send):
-                self._metrics.decided(effect.decision.replica_id, effect.decision.reason)
-                effect.ticket.send(effect.lease)
-            elif isinstance(effect, Refuse):
-                self._metrics.refused(effect.refusal)
-                effect.ticket.refuse(effect.refusal, effect.retry_after_s)
-            elif isinstance(effect, Interrupt):
-                effect.ticket.interrupt(effect.fault)
-            elif isinstance(effect, RefreshTags):
-                self.refresh_tags()
-            else:
-                self._health_changed(effect)
+            try:
+                self._carry_out(effect)
+            except Exception as error:  # the effects behind it belong to other requests
+                self.report_bug("effect", error)
+                if isinstance(effect, Send | Refuse | Interrupt):
+                    effect.ticket.abandon()
+
+    def _carry_out(self, effect: Effect[Exchange]) -> None:
+        if isinstance(effect, Send):
+            self._metrics.decided(effect.decision.replica_id, effect.decision.reason)
+            effect.ticket.send(effect.lease)
+        elif isinstance(effect, Refuse):
+            self._metrics.refused(effect.refusal)
+            effect.ticket.refuse(effect.refusal, effect.retry_after_s)
+        elif isinstance(effect, Interrupt):
+            effect.ticket.interrupt(effect.fault)
+        elif isinstance(effect, RefreshTags):
+            self.refresh_tags()
+        else:
+            self._health_changed(effect)
 
     def _health_changed(self, change: HealthChanged) -> None:
         self._metrics.health_changed(change.replica_id, change.after)

@@ -41,6 +41,8 @@ class Gateway:
         self.metrics = metrics
         self.pool = pool
         self.outbox = pool.outbox
+        pool.report_bug = self.report_bug
+        carrier.report_bug = self.report_bug
         self.loop = loop
         self.clock: Callable[[], float] = loop.time
         self.connections: set[ClientConnection] = set()

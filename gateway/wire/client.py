@@ -202,6 +202,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """A head is complete: is the client allowed in, where does it want to go, and does a body follow?"""
         gateway = self.gateway
+        self.body_started = False
         if head.request_id is None:
             head.request_id = gateway.new_request_id()
         length = head.content_length or 0
@@ -246,7 +247,6 @@ class ClientConnection(asyncio.Protocol):
         self.state = State.STREAM
         self._body = IncomingBody(head)
         self._body.kept += rest
-        self.body_started = False
         self.pause_body()
         self._submit(b"")
 
@@ -458,13 +458,13 @@ class ClientConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:  # an upload that dribbles
             exchange.client_gone()
-        if self.transport is None:
+            self.reset()
+        elif self.transport is None:
             return
-        if self.state in (State.HEAD, State.BODY):
-            self.transport.write(
-                reply(408, error_body(dialect_of(""), 408, "the request came in too slowly"), close=True)
-            )
-            self.transport.close()
+        elif self.state in (State.HEAD, State.BODY):
+            answer = reply(408, error_body(dialect_of(""), 408, "the request came in too slowly"), close=True)
+            self.gateway.outbox.put(self.transport, answer)
+            self.close_after_response()
         elif 0 < (unsent := self.transport.get_write_buffer_size()) != self._unsent:
             # A slow reader still takes its answer: go on as long as it does.
             self._unsent = unsent

@@ -176,17 +176,27 @@ class Exchange(Ticket):
         else:
             self.break_off()
 
+    def abandon(self) -> None:
+        """Something that must not happen did: give the lease back, and let the client see that this is over."""
+        unanswered = self.state in (State.QUEUED, State.SENT)
+        self.client_gone()
+        if unanswered:
+            self._answer(500, error_body(self.route.dialect, 500, "internal error of the gateway"), self._own_headers())
+        elif self.client.exchange is self:
+            self.client.reset()
+
     def client_gone(self) -> None:
         """The client left: stop the replica's work now."""
         carrier = self.client.gateway.carrier
         before, self.state = self.state, State.DONE
-        if before is State.QUEUED:
-            carrier.cancel(self)
-        elif before is not State.DONE:
+        if before is State.DONE:
+            return
+        if self.lease is not None:
             self._drop_upstream()
             carrier.spared(self)
-        if before is not State.DONE:
-            self._record("client_gone")
+        else:
+            carrier.cancel(self)
+        self._record("client_gone")
 
     # -- the request on its way to the replica
 
@@ -206,6 +216,8 @@ class Exchange(Ticket):
         streams = self.route.streams_body
         request = request_head(self.head, lease.replica, None if streams else len(self._body))
         connection.begin(self, request, self._body)
+        if self.client.write_paused:  # it did not read its last answer yet: nobody will say so again
+            connection.pause()
         if streams:
             self.client.resume_body()
 

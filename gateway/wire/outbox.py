@@ -40,8 +40,11 @@ class Outbox:
         """Write now: before a connection is closed, or written to directly."""
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
-            if not transport.is_closing():
-                transport.write(data)
+            try:
+                if not transport.is_closing():
+                    transport.write(data)
+            except RuntimeError:  # it was half-closed meanwhile; what others wait for must not be lost by it
+                transport.abort()
 
     def _end_turn(self) -> None:
         self._turn = False

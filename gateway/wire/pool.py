@@ -26,6 +26,8 @@ class Pool:
         self.outbox = outbox
         self.connect_s = connect_s
         self.rest_s = _REST_S
+        self.report_bug: Callable[[str, Exception], None] = lambda where, error: None
+        """Told when carrying on with a new connection failed in a way it must not."""
         self._idle: dict[Address, deque[UpstreamConnection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self.active: set[UpstreamConnection] = set()
@@ -77,7 +79,10 @@ class Pool:
                 _, connection = await self._loop.create_connection(lambda: UpstreamConnection(self, address), *address)
         except OSError:  # TimeoutError is one too
             connection = None
-        done(connection)
+        try:
+            done(connection)
+        except Exception as error:  # the boundary of this task
+            self.report_bug("connect", error)
 
     def sweep(self, now_s: float) -> None:
         """End connections that were idle for long: Ollama does not mind, but a restarted one would."""

@@ -157,7 +157,7 @@ class UpstreamConnection(asyncio.Protocol):
         except Exception as error:  # the boundary of this connection: whatever it is, nobody waits for ever
             exchange.client.gateway.report_bug("upstream", error)
             self.abort()
-            exchange.upstream_failed(Fault.MALFORMED)
+            exchange.abandon()
 
     def _read_head(self, data: bytes) -> None:
         exchange = self.exchange
@@ -211,12 +211,18 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is None:
             return
         self.pool.active.discard(self)
-        if self.body is not None and exc is None and self.body.eof():
-            exchange.upstream_ended()
-        elif self.reads == 0 and self.reused and self.pool.now() - self.begun_at_s < _STALE_S:
-            exchange.upstream_failed(Fault.STALE)
-        else:
-            exchange.upstream_failed(Fault.RESET)
+        try:
+            if self.body is not None and exc is None and self.body.eof():
+                exchange.upstream_ended()
+            else:
+                exchange.upstream_failed(self._fault_of_end())
+        except Exception as error:  # as above
+            exchange.client.gateway.report_bug("upstream", error)
+            exchange.abandon()
+
+    def _fault_of_end(self) -> Fault:
+        soon = self.pool.now() - self.begun_at_s < _STALE_S
+        return Fault.STALE if self.reads == 0 and self.reused and soon else Fault.RESET
 
     def pause_writing(self) -> None:
         if self.exchange is not None:

@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+from corral.gateway.schedule.ticket import Lease
 from corral.gateway.wire.exchange import Exchange
 from tests.gateway.wire.conftest import Start
 from tests.gateway.wire.harness import CHAT, CHAT_WHOLE, RunningGateway, post, until
@@ -319,3 +320,79 @@ async def test_a_bug_is_one_line_in_the_log_and_nobody_waits_for_ever(
     assert "Traceback" not in caplog.text
     assert "secret" not in caplog.text
     assert (await gateway.ask(post("/api/chat", CHAT)))[0] == 200
+
+
+async def test_an_upload_costs_later_requests_nothing(start: Start) -> None:
+    gateway = await start(2)
+    gateway.replicas[0].answer = created
+    client = await gateway.connect()
+    await client.send(upload(5) + b"hello")
+    assert (await client.answer())[0] == 201
+
+    async def busy(call: Call) -> None:
+        await call.json({"error": "busy"}, "503 Service Unavailable")
+
+    for chance in range(6):  # whichever replica is asked first: one of the two is always busy
+        gateway.replicas[chance % 2].answer = busy
+        gateway.replicas[1 - chance % 2].answer = say_hello
+        await client.send(post("/api/chat", CHAT_WHOLE))
+        assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize("begun", [upload(1000), post("/api/chat", CHAT)[:-5], b"POST /api/chat HTT"])
+async def test_a_client_that_neither_reads_nor_sends_is_let_go(
+    start: Start, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr("corral.gateway.wire.client._LINGER_S", 0.3)
+    monkeypatch.setattr("corral.gateway.wire.client._UNREAD_S", 0.3)
+
+    async def answer(call: Call) -> None:
+        if call.path.startswith("/api/blobs"):
+            await asyncio.Event().wait()
+        await call.json({"done": True, "text": "x" * 150_000})
+
+    gateway = await start(1, "timeouts: {head_s: 0.5}\n")
+    gateway.replicas[0].answer = answer
+    client = await gateway.connect()
+    (connection,) = gateway.gateway.connections
+    assert connection.transport is not None
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    await client.send(post("/api/chat", CHAT_WHOLE) + begun)
+    await until(lambda: gateway.replicas[0].calls)
+    await until(lambda: not gateway.gateway.connections, 10)
+    gateway.assert_nothing_held()
+    assert not gateway.gateway.slow
+    assert gateway.gateway.busy == 0
+
+
+async def test_a_bug_in_one_effect_takes_no_other_request_along(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start(1, slots=1)
+    go = asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        await go.wait()
+        await say_hello(call)
+
+    gateway.replicas[0].answer = hold
+    asked = [asyncio.create_task(gateway.ask(post("/api/chat", CHAT_WHOLE))) for _ in range(4)]
+    await until(lambda: gateway.scheduler.queued == 3)
+    send = Exchange.send
+    left = 1
+
+    def broken(self: Exchange, lease: Lease) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise LookupError("secret detail")
+        send(self, lease)
+
+    monkeypatch.setattr(Exchange, "send", broken)
+    go.set()
+    answers = [status for status, _, _ in await asyncio.wait_for(asyncio.gather(*asked), 10)]
+    assert sorted(answers) == [200, 200, 200, 500]
+    assert "at=test_edges.py" in caplog.text
+    gateway.assert_nothing_held()

@@ -176,7 +176,8 @@ async def test_a_request_that_dribbles_is_closed_and_others_are_not_touched(star
     assert b" 408 " in (await slow.rest()).split(b"\r\n")[0]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert not gateway.gateway.slow
+    slow.close()
+    await until(lambda: not gateway.gateway.slow)
 
 
 async def test_two_hundred_half_sent_requests_are_all_closed_in_time(start: Start) -> None:
@@ -187,6 +188,7 @@ async def test_two_hundred_half_sent_requests_are_all_closed_in_time(start: Star
     assert (await gateway.ask(post("/api/chat", CHAT)))[0] == 200
     for client in slow:
         await client.rest()
+        client.close()
     await until(lambda: not gateway.gateway.slow)
 
 
