@@ -136,8 +136,7 @@ class App:
         self._server = await self._loop.create_server(
             lambda: ClientConnection(self.gateway), sock=listener, backlog=_BACKLOG
         )
-        self.gateway.spawn(self.gateway.keep_time())
-        self.gateway.spawn(self.gateway.keep_watch())
+        self.gateway.keep_time()
 
     def _apply(self, config: Config, listener: socket.socket | None = None) -> None:
         if listener is not None:

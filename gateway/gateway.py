@@ -109,8 +109,9 @@ class Gateway:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("task_failed", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self.report_bug("task", error)
 
     def report_bug(self, where: str, error: Exception) -> None:
         """Something that must not happen did; one line, without what the client sent."""
@@ -166,23 +167,26 @@ class Gateway:
 
     # -- time
 
-    async def keep_time(self) -> None:
-        """Every quarter of a second: deadlines of waiting requests, slow clients and stalled streams."""
-        while True:
-            await asyncio.sleep(_TICK_S)
-            try:
-                self.tick()
-            except Exception as error:  # time must go on, or nobody is ever timed out again
-                self.report_bug("tick", error)
+    def keep_time(self) -> None:
+        """Begin to look at deadlines and at clients, again and again."""
+        self.spawn(self._every(_TICK_S, self.tick))
+        self.spawn(self._every(_WATCH_S, self._end_those_who_left))
 
-    async def keep_watch(self) -> None:
-        """Ask whether the clients that are not read from have left: nothing else would tell."""
+    async def _every(self, period_s: float, look: Callable[[], None]) -> None:
         while True:
-            await asyncio.sleep(_WATCH_S)
-            for client in [client for client in self.watch if client.has_left()]:
-                client.transport_lost()
+            await asyncio.sleep(period_s)
+            try:
+                look()
+            except Exception as error:  # time must go on, or nobody is ever timed out again
+                self.report_bug("time", error)
+
+    def _end_those_who_left(self) -> None:
+        """Ask whether the clients that are not read from are still there: nothing else would tell."""
+        for client in [client for client in self.watch if client.has_left()]:
+            client.abort()
 
     def tick(self) -> None:
+        """Every quarter of a second: deadlines of waiting requests, slow clients and stalled streams."""
         self.outbox.flush()
         now_s = self.clock()
         self._ticks += 1

@@ -60,7 +60,6 @@ class ClientConnection(asyncio.Protocol):
         "_task",
         "_unsent",
         "address",
-        "body_started",
         "deadline_s",
         "exchange",
         "gateway",
@@ -79,8 +78,6 @@ class ClientConnection(asyncio.Protocol):
         self.deadline_s = 0.0
         """When a half-sent head or body, or an answer nobody reads, is over (only while in ``gateway.slow``)."""
         self.idle_since_s = 0.0
-        self.body_started = False
-        """Bytes of a streamed body have left for the replica: it cannot be sent twice."""
         self.write_paused = False
         """More than _WRITE_BUFFER_BYTES wait for the client to read: nothing new is begun meanwhile."""
         self._ahead: bytes | bytearray = b""
@@ -202,7 +199,6 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """A head is complete: is the client allowed in, where does it want to go, and does a body follow?"""
         gateway = self.gateway
-        self.body_started = False
         if head.request_id is None:
             head.request_id = gateway.new_request_id()
         length = head.content_length or 0
@@ -305,10 +301,10 @@ class ClientConnection(asyncio.Protocol):
             self._start(body.kept)
 
     def _pass_on(self, data: bytes) -> None:
-        upstream = self.exchange.upstream if self.exchange is not None else None
-        if upstream is not None and data:
-            self.body_started = True
-            upstream.write(data)
+        exchange = self.exchange
+        if exchange is not None and exchange.upstream is not None and data:
+            exchange.replayable = False  # these bytes are not kept
+            exchange.upstream.write(data)
 
     def _take_ahead(self, data: bytes) -> None:
         if len(self._ahead) + len(data) > _PIPELINE_BYTES:
@@ -327,8 +323,8 @@ class ClientConnection(asyncio.Protocol):
         poll.register(connection.fileno(), select.POLLRDHUP)  # resets and errors are always reported
         return bool(poll.poll(0))
 
-    def transport_lost(self) -> None:
-        """The peer has closed: end the connection, and with it the exchange."""
+    def abort(self) -> None:
+        """End the connection, and with it the exchange."""
         if self.transport is not None:
             self.transport.abort()
 

@@ -298,7 +298,6 @@ class Exchange(Ticket):
         self.forward = _discard
         self._response = None
         self.reader = None
-        self.replayable = not self.client.body_started
         self.client.gateway.carrier.failed(self, fault)
 
     def _fault_in_answer(self, response: ResponseHead) -> Fault | None:
