@@ -12,8 +12,12 @@ from corral.gateway.config.tree import LEAST, entries
 
 def check(config: Config, root: Node, problems: Problems) -> None:
     nodes = _Places(root)
-    if not config.replicas:
-        problems.add(nodes.at("replicas"), "replicas", f"is empty; the gateway needs at least one:\n{LEAST}")
+    if nodes.at("replicas") is not None and not config.replicas:
+        text = f"is empty; list at least one, or remove the key and Corral runs Ollamas of its own:\n{LEAST}"
+        problems.add(nodes.at("replicas"), "replicas", text)
+    elif not config.replicas and not config.owns_replicas:
+        problems.add(nodes.at("gpus"), "gpus", "names no GPU, and there are no replicas: nothing would serve")
+    _check_groups(config, nodes, problems)
     if same_place(config.listen, config.admin_listen):
         problems.add(
             nodes.at("admin_listen") or nodes.at("listen"),
@@ -23,6 +27,28 @@ def check(config: Config, root: Node, problems: Problems) -> None:
     for index, replica in enumerate(config.replicas):
         _check_unique(config.replicas[:index], replica, index, nodes, problems)
         _check_loop(config, replica, index, nodes, problems)
+
+
+def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
+    """No GPU and no name in two groups; the indices and UUIDs themselves are compared with the machine later."""
+    groups = () if config.gpus is None else config.gpus.groups
+    seen: dict[str, int] = {}
+    ids = {replica.id: f"replicas[{index}]" for index, replica in enumerate(config.replicas)}
+    for index, group in enumerate(groups):
+        node = nodes.of_list("gpus", index)
+        for gpu in group.gpus:
+            if gpu in seen:
+                text = f"GPU {gpu} is already in gpus[{seen[gpu]}]; two Ollamas on one GPU take each other's memory"
+                problems.add(node, f"gpus[{index}]", text)
+            seen[gpu] = index
+        if group.id is not None and group.id in ids:
+            problems.add(node, f"gpus[{index}].id", f"{group.id!r} is already the id of {ids[group.id]}")
+        elif group.id is not None:
+            ids[group.id] = f"gpus[{index}]"
+    if config.large_models and groups:
+        problems.add(
+            nodes.at("large_models"), "large_models", "needs gpus: auto; here gpus: lists groups: give one models:"
+        )
 
 
 def _check_unique(
@@ -62,6 +88,10 @@ class _Places:
 
     def at(self, name: str) -> Node | None:
         return self._child(self._root, name)
+
+    def of_list(self, name: str, index: int) -> Node | None:
+        items = self.at(name)
+        return items.value[index] if isinstance(items, SequenceNode) else None
 
     def of_replica(self, index: int, name: str) -> Node | None:
         replicas = self.at("replicas")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, get_args, get_origin
+from types import MappingProxyType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from corral.gateway.config.addresses import parse_address, parse_replica_url
+from corral.gateway.config.owned import GpusConfig, GroupConfig, plain_env
+from corral.gateway.config.patterns import ENV_NAME_PATTERN, PATTERN_WORDS
 from corral.gateway.config.problems import Problems, unknown_key
-from corral.gateway.config.schema import PATTERN_WORDS, Address, PolicyConfig, ReplicaUrl
+from corral.gateway.config.schema import Address, PolicyConfig, ReplicaUrl
 from corral.gateway.config.tree import entries, plain
 from corral.policies.catalogue import Complaint
 
@@ -64,13 +67,22 @@ class Reader:
         return MISSING if MISSING in values.values() else cls(**values)
 
     def value(self, node: Node, wanted: Any, path: str) -> Any:
-        base = get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
+        base = _base(wanted)
         if base is PolicyConfig:
             return self.policy(node, path)
+        if base is GpusConfig:
+            return self._gpus(node, path)
+        if base is Path:
+            text = self._leaf(node, str, path)
+            return MISSING if text is MISSING else self.base / Path(text).expanduser()
+        if get_origin(base) is dict:
+            return self._env(node, path)
         if base in PARSERS:
             return self._parsed(node, PARSERS[base], path)
         if isinstance(base, type) and issubclass(base, msgspec.Struct):
             return self.struct(node, base, path)
+        if get_origin(base) is tuple and path.endswith(".gpus"):
+            return self._gpu_names(node, path)
         if get_origin(base) is tuple:
             return self._list(node, get_args(base)[0], path)
         return self._leaf(node, wanted, path)
@@ -100,6 +112,47 @@ class Reader:
             for complaint in self._complaints(policy):
                 self._complain(complaint, policy, found_keys.get(complaint.key, (node, node)), path)
         return policy
+
+    def _gpus(self, node: Node, path: str) -> Any:
+        """``auto``, ``none``, or a list of groups, each of them one GPU, a list of GPUs, or keys and values."""
+        if isinstance(node, ScalarNode) and node.value in ("auto", "none"):
+            return GpusConfig(auto=node.value == "auto")
+        if not isinstance(node, SequenceNode):
+            return self._fail(node, path, f"expected auto, none or a list of GPUs, found {_shown(node)}")
+        groups = tuple(self._group(child, f"{path}[{index}]") for index, child in enumerate(node.value))
+        return MISSING if MISSING in groups else GpusConfig(auto=False, groups=groups)
+
+    def _group(self, node: Node, path: str) -> Any:
+        if isinstance(node, MappingNode):
+            return self.struct(node, GroupConfig, path)
+        gpus = self._gpu_names(node, path)
+        return MISSING if gpus is MISSING else GroupConfig(gpus=gpus)
+
+    def _gpu_names(self, node: Node, path: str) -> Any:
+        """An index or UUID, or a list of them, as texts."""
+        children = node.value if isinstance(node, SequenceNode) else [node]
+        names = tuple(self._gpu_name(child, path) for child in children)
+        if not names:
+            return self._fail(node, path, "is empty; name at least one GPU by its index or UUID")
+        return MISSING if MISSING in names else names
+
+    def _gpu_name(self, node: Node, path: str) -> Any:
+        if isinstance(node, ScalarNode) and (node.value.isdecimal() or node.value.startswith(("GPU-", "MIG-"))):
+            return str(int(node.value)) if node.value.isdecimal() else node.value
+        return self._fail(node, path, f"expected a GPU's index or its UUID (GPU-… or MIG-…), found {_shown(node)}")
+
+    def _env(self, node: Node, path: str) -> Any:
+        """Names and values of environment variables; numbers and truth values are written out as text."""
+        value = plain(node, path, self.problems)
+        if not isinstance(value, dict):
+            return self._fail(node, path, f"expected names and values (NAME: value), found {_shown(node)}")
+        env = {name: plain_env(content) for name, content in value.items()}
+        for name, content in env.items():
+            if not re.match(ENV_NAME_PATTERN, name):
+                return self._fail(node, _join(path, name), f"expected {PATTERN_WORDS[ENV_NAME_PATTERN]}, found {name!r}")
+            if content is None or "\0" in content:
+                return self._fail(node, _join(path, name), "expected text or a number")
+        return env
 
     def _complain(self, complaint: Complaint, policy: PolicyConfig, nodes: tuple[Node, Node], path: str) -> None:
         key, value = nodes
@@ -139,6 +192,17 @@ class Reader:
     def _fail(self, node: Node, path: str, text: str) -> Any:
         self.problems.add(node, path, text)
         return MISSING
+
+
+def _base(wanted: Any) -> Any:
+    """The type itself, without its bounds and without ``| None``; unions of plain values stay as they are."""
+    if get_origin(wanted) is Annotated:
+        return _base(get_args(wanted)[0])
+    if get_origin(wanted) in (Union, UnionType):
+        bases = [_base(part) for part in get_args(wanted) if part is not type(None)]
+        if len(bases) == 1 and (bases[0] in (GpusConfig, Path) or get_origin(bases[0]) in (dict, tuple)):
+            return bases[0]
+    return wanted
 
 
 def _join(path: str, name: str) -> str:

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
-from corral.model import Replica
+from corral.gateway.config.owned import (
+    GpusConfig,
+    OllamaConfig,
+    ReplicaLogsConfig,
+    RestartConfig,
+    WarmupConfig,
+)
+from corral.gateway.config.patterns import HOST_PATTERN, ID_PATTERN, ORIGIN_PATTERN
+from corral.model import Replica, normalise_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +41,6 @@ class ReplicaUrl:
         return f"http://{Address(self.host, self.port)}"
 
 
-ID_PATTERN = r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}\Z"  # a dot or two would be a folder in the admin port's routes
-HOST_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,252}\Z|^[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\Z"
-ORIGIN_PATTERN = r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9*._:\[\]-]+)\Z"
-PATTERN_WORDS = {
-    ID_PATTERN: "up to 64 letters, digits, dots, dashes and underscores, other than . and ..",
-    HOST_PATTERN: "a host name or IP address without a port",
-    ORIGIN_PATTERN: "an origin: scheme://host[:port], for instance https://chat.example",
-}
 
 Host = Annotated[str, Meta(pattern=HOST_PATTERN)]
 Origin = Annotated[str, Meta(pattern=ORIGIN_PATTERN)]
@@ -72,9 +72,26 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ]
         | None
     ) = None
+    models: Annotated[
+        tuple[str, ...],
+        Meta(description="It serves only these models, and no replica without such a list serves them."),
+    ] = ()
+    gpus: Annotated[
+        tuple[str, ...],
+        Meta(description="The GPUs of this machine that it runs on, by index or UUID: their readings are shown as its."),
+    ] = ()
 
-    def to_replica(self) -> Replica:
-        return Replica(id=self.id, host=self.url.host, port=self.url.port, weight=self.weight, slots=self.slots)
+    def to_replica(self, gpu_uuids: tuple[str, ...] = ()) -> Replica:
+        """``gpu_uuids``: what :attr:`gpus` stands for on this machine."""
+        return Replica(
+            id=self.id,
+            host=self.url.host,
+            port=self.url.port,
+            weight=self.weight,
+            slots=self.slots,
+            models=frozenset(map(normalise_model, self.models)) or None,
+            gpus=gpu_uuids,
+        )
 
 
 class PolicyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,7 +128,7 @@ class ProbesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How often replicas are measured."""
 
     gpu_interval_s: Annotated[
-        Interval, Meta(description="Time between two readings of the GPUs (no GPU is read yet).")
+        Interval, Meta(description="Time between two readings of the GPUs.")
     ] = 2
     ollama_interval_s: Annotated[Interval, Meta(description="Time between two probes of each Ollama.")] = 1
 
@@ -148,7 +165,41 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration."""
 
-    replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1, description="The Ollamas behind the gateway.")]
+    replicas: Annotated[
+        tuple[ReplicaConfig, ...],
+        Meta(description="Ollamas that somebody else runs; left out: Corral runs its own, see `gpus`."),
+    ] = ()
+    gpus: (
+        Annotated[
+            GpusConfig,
+            Meta(
+                description="GPUs on which Corral runs Ollamas of its own: `auto`, `none` or a list of groups; "
+                "left out: `auto`, but `none` where `replicas` are listed."
+            ),
+        ]
+        | None
+    ) = None
+    large_models: Annotated[
+        tuple[str, ...],
+        Meta(description="Models too big for one GPU: `gpus: auto` makes the smallest group that holds each."),
+    ] = ()
+    memory_reserve_bytes: Annotated[
+        int, Meta(ge=0, le=1 << 50, description="GPU memory that Ollama leaves free on every GPU.")
+    ] = 0
+    ollama: OllamaConfig = OllamaConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    restart: RestartConfig = RestartConfig()
+    replica_logs: ReplicaLogsConfig = ReplicaLogsConfig()
+    state_dir: (
+        Annotated[
+            Path,
+            Meta(
+                description="Where Corral notes what it started, and the logs of its Ollamas; "
+                "left out: `$XDG_STATE_HOME/corral` or `~/.local/state/corral`."
+            ),
+        ]
+        | None
+    ) = None
     listen: Annotated[
         Address, Meta(description="Where clients connect: Ollama's own API at the root. Port 0: any free port.")
     ] = Address("127.0.0.1", 11434)
@@ -168,3 +219,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[Host, ...],
         Meta(description="`Host` names allowed beside loopback and private addresses; no port."),
     ] = ()
+
+    @property
+    def owns_replicas(self) -> bool:
+        """Whether Corral is to run Ollamas of its own."""
+        if self.gpus is None:
+            return not self.replicas
+        return self.gpus.auto or bool(self.gpus.groups)

@@ -42,6 +42,10 @@ class Replica:
     weight: float = 1.0
     slots: int | None = None
     """Requests that may be in flight *per model* (its OLLAMA_NUM_PARALLEL); None: not known."""
+    models: frozenset[str] | None = None
+    """The only models it serves, normalised, and nobody who lists none serves these; None: it serves any other."""
+    gpus: tuple[str, ...] = ()
+    """uuids of the GPUs it runs on, as far as this machine knows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,173 @@ class ProbeResult(Enum):
     TIMED_OUT = "no answer in time"
     NONSENSE = "nonsense answer"
     """Something answered, but not as an Ollama does."""
+
+
+class GpuVendor(Enum):
+    """Whose driver answers for a GPU."""
+
+    NVIDIA = "nvidia"
+    AMD = "amd"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU, or one MIG device of a GPU, as found: what stays as long as its driver runs."""
+
+    uuid: str
+    """What the driver's ``*_VISIBLE_DEVICES`` takes: ``GPU-…`` or ``MIG-…``; an AMD GPU without a unique id: its index."""
+    index: int
+    """Its place in the driver's own order (PCI bus), which need not be CUDA's. A MIG device has its parent's."""
+    vendor: GpuVendor
+    name: str
+    memory_bytes: int | None
+    """All of it; None: not known, or shared with the host (:attr:`unified_memory`)."""
+    pci_bus_id: str | None = None
+    numa_node: int | None = None
+    cpus: tuple[int, ...] = ()
+    """The CPUs next to it; empty: not known."""
+    unified_memory: bool = False
+    """It has no memory of its own, or its driver counts the host's with it (integrated GPUs, Grace)."""
+    memory_bandwidth_bytes_s: float | None = None
+    """Peak; what decides decoding speed."""
+    compute_capability: tuple[int, int] | None = None
+    parent_uuid: str | None = None
+    """Of a MIG device: the GPU it is a part of."""
+    is_split: bool = False
+    """It is divided into MIG devices, which are listed beside it; by itself it runs nothing."""
+    persistence_mode: bool | None = None
+    ecc: bool | None = None
+
+
+class LinkKind(Enum):
+    """How two GPUs reach each other, the fastest first."""
+
+    NVLINK = "NVLink"
+    SAME_BOARD = "same board"
+    PCIE_SWITCH = "one PCIe switch"
+    PCIE_SWITCHES = "several PCIe switches"
+    HOST_BRIDGE = "PCIe host bridge"
+    NUMA_NODE = "one NUMA node"
+    SYSTEM = "across NUMA nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLink:
+    """The way between two GPUs; each pair stands once."""
+
+    a: str
+    """uuid, as :attr:`b`."""
+    b: str
+    kind: LinkKind
+    lanes: int | None = None
+    """Active NVLinks between the two."""
+    peer_to_peer: bool | None = None
+    """Whether one may read the other's memory; None: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSurvey:
+    """What one look at the machine found; empty where there is no GPU."""
+
+    gpus: tuple[Gpu, ...] = ()
+    links: tuple[GpuLink, ...] = ()
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    """The newest CUDA that the driver serves."""
+    problems: tuple[str, ...] = ()
+    """What could not be read, each in a sentence for a person."""
+
+
+class Throttle(Enum):
+    """Why a GPU runs slower than it could."""
+
+    POWER_CAP = "power cap"
+    THERMAL = "software thermal slowdown"
+    HARDWARE = "hardware slowdown"
+    HARDWARE_THERMAL = "hardware thermal slowdown"
+    POWER_BRAKE = "power brake"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that uses a GPU."""
+
+    pid: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """One reading of one GPU. A sensor that it does not have is None."""
+
+    uuid: str
+    taken_at_s: float
+    """When the reading *began*, on the gateway's monotonic clock."""
+    utilisation_ratio: float | None = None
+    """Share of the last moments in which anything ran on it."""
+    memory_used_bytes: int | None = None
+    """Without what the driver keeps for itself."""
+    memory_total_bytes: int | None = None
+    temperature_celsius: float | None = None
+    slowdown_celsius: float | None = None
+    """The temperature at which it slows itself down."""
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    energy_joules: float | None = None
+    """Since its driver was loaded."""
+    sm_clock_hz: float | None = None
+    max_sm_clock_hz: float | None = None
+    throttles: frozenset[Throttle] | None = None
+    """Empty: it runs at full speed. None: not known."""
+    uncorrected_ecc_errors: int | None = None
+    """Since its driver was loaded."""
+    processes: tuple[GpuProcess, ...] | None = None
+
+
+class GpuFault(Enum):
+    """How a reading of a GPU failed."""
+
+    LOST = "lost"
+    """It fell off the bus, or needs a reset."""
+    HUNG = "hung"
+    """The driver does not return from the call."""
+    FAILED = "failed"
+    """The driver answered with another error."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMiss:
+    """A reading of one GPU that failed: what was known of it grows old, and is never taken for idle."""
+
+    uuid: str
+    at_s: float
+    fault: GpuFault
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuXid:
+    """An error that the driver reported of a GPU (NVIDIA's Xid codes)."""
+
+    uuid: str
+    at_s: float
+    code: int
+
+
+class ProcessState(Enum):
+    """Where a replica that Corral runs stands."""
+
+    STARTING = "starting"
+    """Its process runs; it does not answer yet, or its models are being warmed up."""
+    RUNNING = "running"
+    BACKING_OFF = "backing off"
+    """It ended by itself and is started again after a pause."""
+    STOPPING = "stopping"
+    """It gets no new requests; what it is doing may finish, then its processes end."""
+    STOPPED = "stopped"
+    """Nothing runs, on purpose: its GPU is lost, or the operator wants it so."""
+    FAILED = "failed"
+    """It ended too often: nothing runs until the operator restarts it."""
 
 
 class RouteRequest(Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Runs the planned Ollamas: starts, watches, restarts and ends their processes."""
