@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from corral.emulator import arrival, gpufile, guard, listing, plain
+from corral.emulator import arrival, guard, listing, plain
 from corral.emulator.control import ControlRoutes
 from corral.emulator.dialects.base import JSON
 from corral.emulator.dialects.native import error_body
@@ -270,21 +269,3 @@ def machine_spec(settings: Settings) -> MachineSpec:
         context_length=settings.context_length,
         load_s=settings.load_s,
     )
-
-
-async def serve(settings: Settings, ready: Callable[[str, int], None], until: asyncio.Event | None = None) -> None:
-    """Serve until SIGTERM or SIGINT (or ``until``); ``ready`` is told the address once it is bound."""
-    loop = asyncio.get_running_loop()
-    stop = until or asyncio.Event()
-    app = App(settings)
-    if settings.gpu_file is not None:
-        readings = loop.create_task(gpufile.keep_writing(settings.gpu_file, settings, app.rig))
-        app.keep(readings)
-    server = await loop.create_server(app.connection, settings.host, settings.port, backlog=1024)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    host, port = server.sockets[0].getsockname()[:2]
-    ready(host, port)
-    await stop.wait()
-    server.close()
-    app.close()

@@ -88,7 +88,13 @@ class _Amount(click.FloatRange):
     help="Exact tokens/s of every stream.  [default: as the GPU]",
 )
 @click.option("--stall-ps", is_flag=True, help="/api/ps waits while a model loads or unloads.")
-@click.option("--gpu-file", default=None, help="Keep writing the GPU's readings to this JSON file.")
+@click.option(
+    "--gpu-file",
+    "gpu_files",
+    multiple=True,
+    help="Keep writing the GPU's readings to this file (gpu0.live of the stand-in NVML). Repeat for a group.",
+)
+@click.option("--runner-process", is_flag=True, help="Each loaded model has a process, which can be killed.")
 @click.option("--engine", type=click.Choice(["emulated", "llamacpp"]), default="emulated", show_default=True)
 @click.option("--gguf", default=None, help="Model file of --engine llamacpp.")
 @click.option(

@@ -12,18 +12,18 @@ from typing import Any
 
 import uvloop
 
-from corral.emulator.app import serve
 from corral.emulator.ask import Rejected, duration_s
 from corral.emulator.catalog import gpu_named, model_given
 from corral.emulator.faults import fault_given
 from corral.emulator.runner import FOREVER_S
+from corral.emulator.serving import serve
 from corral.emulator.settings import Settings
 from corral.errors import OperatorError
 
 
 def launch(settings: Settings, *, until_stdin_closes: bool) -> None:
     """Serve until told to stop. OperatorError where the machine does not allow it."""
-    _check_places(settings)
+    check_places(settings)
     uvloop.run(_main(settings, until_stdin_closes=until_stdin_closes))
 
 
@@ -46,7 +46,8 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
         load_s=options["load_seconds"],
         stall_ps=options["stall_ps"],
         store=_path(options["store"]),
-        gpu_file=_path(options["gpu_file"]),
+        gpu_files=tuple(Path(text) for text in options["gpu_files"]),
+        runner_process=options["runner_process"],
         gguf=_gguf(options["engine"], options["gguf"]),
         threads=options["threads"],
         seed=options["seed"],
@@ -67,7 +68,7 @@ async def _main(settings: Settings, *, until_stdin_closes: bool) -> None:
         raise OperatorError(f"--listen {settings.host}:{settings.port}: {os.strerror(error.errno)}") from None
 
 
-def _check_places(settings: Settings) -> None:
+def check_places(settings: Settings) -> None:
     """Fail at the start, not at the first write."""
     try:
         if settings.store is not None:
@@ -75,13 +76,17 @@ def _check_places(settings: Settings) -> None:
             _try_writing(settings.store / f".{os.getpid()}.new")
     except OSError as error:
         raise OperatorError(f"--store {settings.store}: cannot be written: {error.strerror}") from None
+    for path in settings.gpu_files:
+        _check_gpu_file(path)
+
+
+def _check_gpu_file(path: Path) -> None:
     try:
-        if settings.gpu_file is not None:
-            if settings.gpu_file.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            _try_writing(settings.gpu_file.with_name(f".{settings.gpu_file.name}.{os.getpid()}.new"))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _try_writing(path.with_name(f".{path.name}.{os.getpid()}.new"))
     except OSError as error:
-        raise OperatorError(f"--gpu-file {settings.gpu_file}: cannot be written: {error.strerror}") from None
+        raise OperatorError(f"--gpu-file {path}: cannot be written: {error.strerror}") from None
 
 
 def _try_writing(path: Path) -> None:

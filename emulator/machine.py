@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
 from corral.emulator import gpu
 from corral.emulator.catalog import GpuSpec, calibration
+from corral.emulator.effects import Effect, Gone, Granted, Refused, SlotTaken
 from corral.emulator.runner import FOREVER_S, Job, Runner, RunnerState, clamp_context
 
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 _ONE_SLOT_FAMILIES = frozenset(
     {"mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe", "nemotron_h"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """The job has its runner (referenced until ``done``)."""
-
-    job_id: int
-    runner: Runner
-
-
-@dataclass(frozen=True, slots=True)
-class SlotTaken:
-    """The job holds a slot of its runner until ``done``."""
-
-    job_id: int
-    runner: Runner
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    job_id: int
-    status: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """A runner left memory, and its caches with it."""
-
-    runner: Runner
-
-
-Effect = Granted | SlotTaken | Refused | Gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +105,14 @@ class Machine:
     def crash(self, key: str, now: float, message: str) -> list[Effect]:
         """The runner's process died: its memory is free at once, who waited for a slot meets a dead process.
 
-        Each of its requests must still be ended by ``done``.
+        Each of its requests must still be ended by ``done``. A load that dies fails the request that began it.
         """
-        runner = self.runners.get(key)
-        if runner is None or runner.state is not RunnerState.LOADED:
+        runner = self.runners.pop(key, None)
+        if runner is None:
             return []
-        del self.runners[key]
+        if runner.state is RunnerState.LOADING and self._head is not None:
+            job_id, self._head = self._head.id, None
+            return [Gone(runner), Refused(job_id, 500, message), *self._pump(now)]
         refused = [Refused(job_id, 500, message) for job_id in runner.waiting]
         runner.waiting.clear()
         return [Gone(runner), *refused, *self._pump(now)]
@@ -261,7 +232,8 @@ class Machine:
         context = self._context(job)
         automatic = job.signature.num_ctx is None
         free = spec.gpu.vram_bytes - self.used_bytes()
-        room = free * calibration()["vram"]["fit_ratio"]
+        # without a GPU it is the host's memory, which is never short here
+        room = free * calibration()["vram"]["fit_ratio"] if spec.gpu.vram_bytes else math.inf
         while gpu.predicted_bytes(model, context, slots) > room:
             if self.runners:
                 return None

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from corral.emulator import gpu
 from corral.emulator.ask import Rejected
 from corral.emulator.batch import Batch, Sequence, Sink
 from corral.emulator.catalog import calibration
+from corral.emulator.effects import Effect, Gone, Granted, Refused, SlotTaken
 from corral.emulator.gpu import Speed
-from corral.emulator.machine import Effect, Gone, Granted, Machine, Refused, SlotTaken
+from corral.emulator.machine import Machine
 from corral.emulator.prefix import BYTES_PER_TOKEN, PrefixCache
 from corral.emulator.runner import Job, Runner
 from corral.emulator.text import stamp
@@ -113,6 +114,8 @@ class Rig:
         self.tokens = 0
         self.outside = 0
         """Streams whose tokens another engine makes."""
+        self.on_runners: Callable[[Iterable[Runner]], None] | None = None
+        """Told which models are in memory (loading, loaded or leaving) after everything that may change that."""
         self._fixed_tok_s = fixed_tok_s
         self._waiting: dict[int, asyncio.Future[Runner]] = {}
         self._tickers: dict[Runner, Ticker] = {}
@@ -159,6 +162,8 @@ class Rig:
 
     def crash(self, runner: Runner, message: str) -> None:
         """The runner's process dies: each of its requests fails, the next one loads it again."""
+        if self.machine.runners.get(runner.job.key) is not runner:
+            return
         ticker = self._tickers.get(runner)
         outputs = list(ticker.outputs) if ticker is not None else []
         self._carry_out(self.machine.crash(runner.job.key, self.now(), message))
@@ -215,6 +220,8 @@ class Rig:
                         future.set_exception(Rejected(status, message))
                 case Gone(runner):
                     self._forget(runner)
+        if self.on_runners is not None:
+            self.on_runners(self.machine.runners.values())
         self._arm()
 
     def _resolve(self, job_id: int, runner: Runner) -> None:

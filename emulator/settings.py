@@ -31,7 +31,10 @@ class Settings:
     stall_ps: bool = False
     """``/api/ps`` waits while a model loads or unloads, as Ollama's does for moments."""
     store: Path | None = None
-    gpu_file: Path | None = None
+    gpu_files: tuple[Path, ...] = ()
+    """The readings of the GPU, or of each GPU of a group."""
+    runner_process: bool = False
+    """Each loaded model has a process of its own, as Ollama's have."""
     gguf: Path | None = None
     threads: int = 2
     seed: int = 0

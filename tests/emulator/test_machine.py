@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from corral.emulator.catalog import ModelSpec, gpu_named, model_given, model_named
+from corral.emulator.effects import Effect, Gone, Granted, Refused, SlotTaken
 from corral.emulator.gpu import load_s, recovery_s, unload_s
-from corral.emulator.machine import BUSY, Effect, Gone, Granted, Machine, MachineSpec, Refused, SlotTaken
+from corral.emulator.machine import BUSY, Machine, MachineSpec
 from corral.emulator.runner import FOREVER_S, Job, RunnerState, Signature
 
 SMALL = model_given("llama3.2:1b")
@@ -341,6 +342,27 @@ def test_a_crashed_runner_is_loaded_again_by_the_next_request() -> None:
     again = history.job(SMALL)
     assert granted(history.submit(again)) == []
     assert granted(history.after(10.0)) == [again.id]
+
+
+def test_a_load_that_dies_fails_the_request_that_began_it_and_the_next_one_loads_again() -> None:
+    history = History()
+    first, second = history.job(SMALL), history.job(SMALL)
+    for job in (first, second):
+        assert history.submit(job) == []
+    gone, refused = history.machine.crash(SMALL.blob_digest, history.now, "died")
+    assert isinstance(gone, Gone)
+    assert refused == Refused(first.id, 500, "died")
+    assert history.done(first) == []
+    assert granted(history.after(10.0)) == [second.id]
+    assert history.machine.loads == 2
+
+
+def test_without_a_gpu_models_are_held_by_the_host() -> None:
+    history = History(gpu=replace(gpu_named("T4"), vram_bytes=0))
+    for model in (SMALL, THIRD):
+        history.idle(model)
+    runners = list(history.machine.runners.values())
+    assert [(runner.bytes_vram, runner.context_tokens) for runner in runners] == [(0, 4096), (0, 4096)]
 
 
 def test_a_crash_fails_the_requests_that_wait_for_a_slot_too() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from corral.emulator.nvml.state import read_file
 from tests.conformance.raw import Answer, Wire, ask
 from tests.emulator.child import EmulatorProcess, emulator
 
@@ -215,22 +215,23 @@ def test_what_one_emulator_of_a_store_pulls_the_other_has_at_once(tmp_path: Path
 
 
 def test_the_gpu_file_follows_what_the_gpu_does(tmp_path: Path) -> None:
-    path = tmp_path / "gpu.json"
+    path = tmp_path / "gpu0.live"
     with emulator("--model", MODEL, "--gpu-file", str(path), "--gpu", "T4", "--id", "x") as child:
         end = time.monotonic() + 10
         while not path.exists():
             assert time.monotonic() < end
             time.sleep(0.01)
-        idle = json.loads(path.read_text())
-        assert (idle["utilisation_ratio"], idle["memory_total_bytes"]) == (0, 16 << 30)
-        assert idle["uuid"].startswith("GPU-")
+        idle = read_file(path)
+        assert (idle["utilisation"], idle["memory_used"], idle["processes"]) == ("0", "0", "")
         with Wire(child.url) as wire:
             wire.send("POST", "/api/chat", chat(100_000))
-            while (busy := json.loads(path.read_text()))["utilisation_ratio"] < 1:
+            while int((busy := read_file(path))["utilisation"]) < 100:
                 assert time.monotonic() < end
                 time.sleep(0.05)
-        assert busy["memory_used_bytes"] > idle["memory_used_bytes"]
-        assert busy["power_watts"] > idle["power_watts"]
+        assert busy["processes"] == f"{child.process.pid}:{busy['memory_used']}"
+        assert int(busy["memory_used"]) > 1e9
+        for key in ("power_mw", "energy_mj", "sm_clock"):
+            assert int(busy[key]) > int(idle[key]), key
 
 
 def test_sigterm_breaks_every_connection_and_frees_the_port_at_once() -> None:
