@@ -35,7 +35,7 @@ class StoredModel:
 class Facts:
     """Everything a layout depends on, read once."""
 
-    survey: GpuSurvey = GpuSurvey()
+    survey: GpuSurvey = field(default_factory=GpuSurvey)
     program: OllamaProgram | None = None
     ram_bytes: int | None = None
     store: str | None = None
@@ -43,6 +43,12 @@ class Facts:
     models: tuple[StoredModel, ...] = ()
     free_bytes: Mapping[str, int] = field(default_factory=dict)
     """Free memory by GPU uuid, of those that tell it."""
+    cpus: tuple[int, ...] = ()
+    """The CPUs this process may use; empty: not known."""
+    no_proxy: str | None = None
+    """What ``NO_PROXY`` must be for an Ollama to reach itself; None: no proxy is set."""
+    visible: Mapping[str, str] = field(default_factory=dict)
+    """The ``*_VISIBLE_DEVICES`` of the gateway's own environment."""
 
 
 @dataclass(frozen=True, slots=True)

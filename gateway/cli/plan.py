@@ -1,0 +1,87 @@
+"""``corral plan``: what would Corral start on this machine, and why?"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+import msgspec
+
+from corral.errors import OperatorError
+from corral.gateway.cli.options import config_file, debug_option, json_option
+from corral.gateway.config import Config, load_config
+from corral.gateway.config.environment import with_environment
+from corral.gateway.layout.plan import Facts
+
+SURVEY_LIMIT_S = 10.0
+MAX_FACTS_BYTES = 64 << 20
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The configuration; left out: $CORRAL_CONFIG or ./corral.yaml if there is one, else defaults.",
+)
+@click.option(
+    "--facts",
+    "facts_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Plan for the machine whose `corral plan --json` was saved there, instead of this one.",
+)
+@json_option
+@debug_option
+def plan(config_path: Path | None, facts_path: Path | None, as_json: bool) -> int:
+    """Show the GPUs, their links, and the Ollamas Corral would start on them, with the reason for each.
+
+    Nothing is started and nothing is changed. `corral serve` decides by the same code.
+
+    \b
+    Examples:
+      corral plan
+      corral plan --config corral.yaml
+      corral plan --json > box.json
+      corral plan --facts box.json --config try.yaml
+    """
+    from corral.gateway.layout.choose import make_plan
+    from corral.gateway.layout.render import plan_json, plan_text
+
+    config = _config(config_path)
+    facts = _facts_here(config) if facts_path is None else read_facts(facts_path)
+    made = make_plan(config, facts)
+    click.echo(json.dumps(plan_json(made, facts), indent=2) if as_json else plan_text(made, facts))
+    return 0
+
+
+def _config(path: Path | None) -> Config:
+    found = path or config_file(os.environ, Path())
+    return with_environment(Config() if found is None else load_config(found), os.environ)
+
+
+def _facts_here(config: Config) -> Facts:
+    from corral.gateway.layout.facts import gather
+    from corral.probes.reader import sources, survey_now
+
+    survey = survey_now(sources(os.environ.get("CORRAL_NVML_LIBRARY")), SURVEY_LIMIT_S)
+    return gather(config, survey, os.environ)
+
+
+def read_facts(path: Path) -> Facts:
+    """The ``facts`` of a page that ``corral plan --json`` printed. Raises :class:`OperatorError`."""
+    try:
+        if path.stat().st_size > MAX_FACTS_BYTES:
+            raise OperatorError(f"{path}: is larger than {MAX_FACTS_BYTES} bytes; this cannot be a plan")
+        return msgspec.json.decode(path.read_bytes(), type=_Page).facts
+    except OSError as error:
+        raise OperatorError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except msgspec.MsgspecError as error:
+        raise OperatorError(f"{path}: is not what `corral plan --json` prints: {error}") from error
+
+
+class _Page(msgspec.Struct):
+    facts: Facts

@@ -1,0 +1,76 @@
+"""The smallest group of GPUs that holds a large model, the best joined first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from corral.gateway.layout.estimate import gib, need_bytes
+from corral.gateway.layout.machine import LinkRank, Machine
+from corral.gateway.layout.plan import StoredModel
+from corral.model import Gpu
+
+_ALL_UP_TO = 16
+"""So many GPUs are tried in every combination; of more, only neighbours in the driver's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """GPUs that together hold a model."""
+
+    gpus: tuple[Gpu, ...]
+    rank: LinkRank
+    room_bytes: int
+
+
+def smallest_group(model: StoredModel, free: Sequence[Gpu], machine: Machine, context: int, slots: int) -> Group | None:
+    """The fewest GPUs of ``free`` that hold it; among equally many, those joined best, then those it fits closest.
+
+    A group with a slow or unknown link is only taken where no group without one holds the model, whatever its size.
+    """
+    makeshift: Group | None = None
+    for size in range(2, len(free) + 1):
+        found = [
+            Group(gpus, machine.rank(gpus), room)
+            for gpus in _sets(free, size)
+            if len({gpu.vendor for gpu in gpus}) == 1
+            and (room := machine.room(gpus)) is not None
+            and need_bytes(model, context, slots, size) <= room
+        ]
+        best = min(found, key=_order, default=None)
+        if best is not None and not best.rank.is_slow:
+            return best
+        makeshift = makeshift or best
+    return makeshift
+
+
+def _order(group: Group) -> tuple[int, int, int, tuple[int, ...]]:
+    return group.rank.kind, -group.rank.lanes, group.room_bytes, tuple(gpu.index for gpu in group.gpus)
+
+
+def _sets(free: Sequence[Gpu], size: int) -> Iterator[tuple[Gpu, ...]]:
+    if len(free) <= _ALL_UP_TO:
+        return combinations(free, size)
+    return (tuple(free[at : at + size]) for at in range(len(free) - size + 1))
+
+
+def link_words(gpus: Sequence[Gpu], machine: Machine) -> str:
+    """How a group is joined, in a sentence."""
+    rank, names = machine.rank(gpus), machine.labels(gpus)
+    if rank.is_unknown:
+        return f"how {names} are joined is not known"
+    if len(gpus) == 2:
+        return f"{names} are joined by {rank.words}" if not rank.is_slow else f"{names} are joined {rank.words}, slowly"
+    return f"{names}: the slowest link among them is {rank.words}"
+
+
+def need_words(model: StoredModel, context: int, slots: int, gpus: Sequence[Gpu], machine: Machine) -> str:
+    """Why a model needs these GPUs, in a sentence."""
+    need = need_bytes(model, context, slots, len(gpus))
+    room = machine.room(gpus) or 0
+    kv = "" if model.kv_bytes_per_token is not None else ", keys and values guessed"
+    return (
+        f"{model.name} needs {gib(need)} (weights {gib(model.weights_bytes)}, context {context}{kv}); "
+        f"these GPUs take models of up to {gib(room)}"
+    )
