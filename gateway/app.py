@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
@@ -19,13 +20,17 @@ from typing import Final
 import aiohttp
 import uvloop
 from aiohttp import web
+from corral.probes.reader import sources
 
 from corral.errors import OperatorError
 from corral.gateway.carrier import Carrier
 from corral.gateway.config import Address, Config, build_policy, diff_config, load_config
+from corral.gateway.config.environment import with_environment
 from corral.gateway.gateway import Gateway
+from corral.gateway.owner import Owner
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.serve.admin import make_admin, make_runner
+from corral.gateway.serve.gpus import GpuBoard
 from corral.gateway.serve.listening import explain_listen_error
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.poller import Poller
@@ -33,11 +38,13 @@ from corral.gateway.wire.client import ClientConnection
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.outbox import Outbox
 from corral.gateway.wire.pool import Pool
-from corral.model import Replica
+from corral.model import Policy, Replica
 from corral.probes.ollama import OllamaProbe, probe_session
 
 log: Final = logging.getLogger("corral.gateway")
 
+NVML_LIBRARY: Final = "CORRAL_NVML_LIBRARY"
+"""Names NVIDIA's library (libnvidia-ml.so.1) where the system does not find it by itself."""
 _BACKLOG: Final = 4096
 _FIRST_LOOK_S: Final = 0.5
 """A replica that takes longer than this to answer its first probe does not hold up the start."""
@@ -78,7 +85,11 @@ async def _serve(
         async with probe_session() as session:
             app = App(config, config_path, loop, session)
             app.watch_signals()
-            await app.start(listener, admin_listener)
+            try:
+                await app.start(listener, admin_listener)
+            except BaseException:
+                await app.close()
+                raise
             gc.collect()
             gc.freeze()
             on_ready(ReadyInfo(_url(listener), _url(admin_listener), app.replicas))
@@ -110,6 +121,12 @@ class App:
             config.probes.ollama_interval_s,
         )
         self.gateway.poller = self.poller
+        self.board = GpuBoard(loop.time, config.probes.gpu_interval_s, self.metrics)
+        library = os.environ.get(NVML_LIBRARY)
+        self.owner = Owner(self.gateway, self.board, sources(library), session, os.environ, loop.time, Random())
+        self.gateway.owner = self.owner
+        self.gateway.on_replicas_changed = self._take_replicas
+        self._reloading = asyncio.Lock()
         carrier.suspect = self.poller.kick
         carrier.refresh_tags = self._refresh_tags
         self._stop = asyncio.Event()
@@ -119,14 +136,16 @@ class App:
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
-        return tuple(each.to_replica() for each in self._config.replicas)
+        return self.owner.replicas()
 
     def _refresh_tags(self) -> None:
         self.gateway.spawn(self.poller.refresh(tags=True, ps=False, deadline_s=self._config.timeouts.connect_s))
 
     async def start(self, listener: socket.socket, admin_listener: socket.socket) -> None:
         """Begin to poll, look at every replica once, and serve on both ports (which accept from the beginning)."""
-        self._apply(self._config, listener)
+        self._on_loopback = ip_address(listener.getsockname()[0]).is_loopback
+        self._apply(self._config)
+        await self.owner.start(self._config)
         self._admin = make_runner(make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts))
         await self._admin.setup()
         await web.SockSite(self._admin, admin_listener).start()
@@ -138,14 +157,16 @@ class App:
         )
         self.gateway.keep_time()
 
-    def _apply(self, config: Config, listener: socket.socket | None = None) -> None:
-        if listener is not None:
-            self._on_loopback = ip_address(listener.getsockname()[0]).is_loopback
+    def _apply(self, config: Config) -> None:
         self.gateway.use(config, on_loopback=self._on_loopback)
-        self.gateway.carrier.apply(self.gateway.carrier.scheduler.set_replicas(self.replicas, self._loop.time()))
-        self.gateway.pool.keep_only(self.replicas)
         self.poller.set_interval(config.probes.ollama_interval_s)
-        self.poller.set_replicas(self.replicas)
+
+    def _take_replicas(self) -> None:
+        """The owner's replicas are the gateway's from now on."""
+        replicas = self.replicas
+        self.gateway.carrier.apply(self.gateway.carrier.scheduler.set_replicas(replicas, self._loop.time()))
+        self.gateway.pool.keep_only(replicas)
+        self.poller.set_replicas(replicas)
 
     # -- signals
 
@@ -162,17 +183,24 @@ class App:
         self._stop.set()
 
     def reload(self) -> None:
-        """Read the configuration again; a bad file changes nothing."""
-        if self._config_path is None:
-            return
-        try:
-            config = load_config(self._config_path)
-            policy = build_policy(config, self._config_path)
-        except OperatorError as error:
-            self.metrics.reloaded(ok=False)
-            problems = "; ".join(line.strip() for line in str(error).splitlines())
-            log.error('reload_refused reason="the old configuration stays" error="%s"', problems)
-            return
+        """Read the configuration again; a bad file, or one that this machine cannot carry out, changes nothing."""
+        if self._config_path is not None:
+            self.gateway.spawn(self._reload(self._config_path))
+
+    async def _reload(self, path: Path) -> None:
+        async with self._reloading:
+            try:
+                config = with_environment(load_config(path), os.environ)
+                policy = build_policy(config, path)
+                await self.owner.use(config)
+            except OperatorError as error:
+                self.metrics.reloaded(ok=False)
+                problems = "; ".join(line.strip() for line in str(error).splitlines())
+                log.error('reload_refused reason="the old configuration stays" error="%s"', problems)
+                return
+            self._use(config, policy)
+
+    def _use(self, config: Config, policy: Policy) -> None:
         before, self._config = self._config, config
         scheduler = self.gateway.carrier.scheduler
         scheduler.set_policy(policy, config.policy.name)
@@ -202,11 +230,16 @@ class App:
         left = gateway.busy
         if left:
             log.warning("stopping_with_requests requests=%d", left)
-        await gateway.close()
+        await self.close()
+        log.info("stopped cut=%d", left)
+
+    async def close(self) -> None:
+        """End everything that was started, whatever was: the requests first, then the Ollamas."""
+        await self.gateway.close()
         await self.poller.close()
+        await self.owner.close()
         if self._admin is not None:
             await self._admin.cleanup()
-        log.info("stopped cut=%d", left)
 
     async def _drained(self, drain_s: float) -> None:
         try:

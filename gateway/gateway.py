@@ -7,12 +7,14 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from corral import __version__
 from corral.gateway.carrier import Carrier
 from corral.gateway.config import Config
+from corral.gateway.owner import Owner
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.pages import page
 from corral.gateway.serve.poller import Poller
@@ -21,7 +23,7 @@ from corral.gateway.wire.client import ClientConnection, State
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
 from corral.gateway.wire.routes import Route
-from corral.model import Health, OllamaSample, ProbeResult, Snapshot
+from corral.model import Health, Hold, OllamaSample, ProbeResult, Snapshot
 
 log: Final = logging.getLogger("corral.gateway")
 
@@ -52,6 +54,9 @@ class Gateway:
         """Connections that are not read from now: whether they ended has to be asked."""
         self.draining = False
         self.poller: Poller | None = None
+        self.owner: Owner | None = None
+        self.on_replicas_changed: Callable[[], None] = lambda: None
+        """Takes over the owner's replicas."""
         self.looked = asyncio.Event()
         """Every replica was probed once: what is said of them from here on is known."""
         self.version = __version__
@@ -63,6 +68,8 @@ class Gateway:
         self._reads_seen: dict[str, int] = {}
         self._policy_error: str | None = None
         self._waited_for = {replica.id for replica in config.replicas}
+        if not self._waited_for:
+            self.looked.set()
         self.use(config, on_loopback=True)
 
     def use(self, config: Config, *, on_loopback: bool) -> None:
@@ -79,7 +86,11 @@ class Gateway:
     # -- control (the admin port's side)
 
     def snapshot(self) -> Snapshot:
-        return self.carrier.scheduler.snapshot(self.clock())
+        snapshot = self.carrier.scheduler.snapshot(self.clock())
+        owner = self.owner
+        if owner is None:
+            return snapshot
+        return replace(snapshot, gpus=owner.gpus(), processes=owner.processes(), advice=owner.advice())
 
     def ready(self) -> tuple[bool, str]:
         """Whether a request could be served now, and why not."""
@@ -94,6 +105,26 @@ class Gateway:
         """Drain (False) or resume a replica. Raises CorralError for an unknown id."""
         self.carrier.apply(self.carrier.scheduler.set_enabled(replica_id, enabled, self.clock()))
         log.info("replica_%s replica=%s", "resumed" if enabled else "drained", replica_id)
+
+    def restart(self, replica_id: str | None) -> None:
+        """Restart one Ollama that Corral runs, or (None) all in turn. Raises CorralError where it cannot."""
+        if self.owner is not None:
+            self.owner.restart(replica_id)
+            log.info("restart_asked replica=%s", replica_id or "all")
+
+    # -- the owner's feed
+
+    def replicas_changed(self) -> None:
+        self.on_replicas_changed()
+
+    def set_hold(self, replica_id: str, hold: Hold | None) -> None:
+        """Hold a replica while its process is not ready; when it is, look at it at once: it is another process."""
+        self.carrier.apply(self.carrier.scheduler.set_hold(replica_id, hold, self.clock()))
+        if hold is None and self.poller is not None:
+            self.poller.anew(replica_id)
+
+    def inflight(self, replica_id: str) -> int:
+        return self.carrier.scheduler.inflight_on(replica_id)
 
     # -- pages the gateway answers itself
 
@@ -150,6 +181,8 @@ class Gateway:
         if sample.installed is not None:
             self.metrics.know_models(model.name for model in sample.installed)
         self.carrier.apply(self.carrier.scheduler.sampled(sample, self.clock()))
+        if sample.loaded is not None and self.owner is not None:
+            self.owner.loaded(sample.replica_id, sample.loaded)
 
     def probe_seconds(self, replica_id: str, part: str, seconds: float, ok: bool) -> None:
         self.metrics.probe(replica_id, part, seconds, ok)
@@ -208,7 +241,8 @@ class Gateway:
 
     def _break_stalled(self, now_s: float) -> None:
         """End exchanges of a replica that is down (or was removed) and has been silent: it hangs, it is not slow."""
-        answering = {state.id for state in self.snapshot().replicas if state.health is not Health.DOWN}
+        states = self.carrier.scheduler.snapshot(now_s).replicas
+        answering = {state.id for state in states if state.health is not Health.DOWN}
         silent: dict[Exchange, tuple[int, float]] = {}
         for connection in list(self.pool.active):
             exchange = connection.exchange

@@ -26,9 +26,9 @@ def check_config(config_path: Path, as_json: bool) -> int:
     where (file:line:column), what, and what to write instead.
 
     \b
-    The least a file needs:
-      replicas:
-        - {id: a, url: "http://127.0.0.1:21001"}
+    The least a file needs is one of:
+      gpus: auto
+      replicas: [{id: a, url: "http://127.0.0.1:21001"}]
 
     \b
     Examples:
@@ -65,8 +65,20 @@ def _summary(path: Path, config: Config) -> str:
         f"  policy    {policy.name}{f' of {policy.path}' if policy.path else ''}{options}",
         f"  queue     {config.queue.max_requests} requests, {config.queue.max_wait_s:g} s each",
     ]
-    width = max(len(replica.id) for replica in config.replicas)
+    lines += _owned(config)
+    width = max((len(replica.id) for replica in config.replicas), default=0)
     for replica in config.replicas:
         slots = "not known yet" if replica.slots is None else replica.slots
         lines.append(f"  replica   {replica.id:<{width}}  {replica.url}  weight {replica.weight:g}  slots {slots}")
     return "\n".join(lines)
+
+
+def _owned(config: Config) -> list[str]:
+    """What Corral runs itself; which GPUs there are, only `corral plan` can say."""
+    if not config.owns_replicas:
+        return []
+    if config.gpus is None or config.gpus.auto:
+        large = f", groups for {', '.join(config.large_models)}" if config.large_models else ""
+        return [f"  gpus      one Ollama per GPU{large} (corral plan shows which)"]
+    names = "  ".join("+".join(group.gpus) for group in config.gpus.groups)
+    return [f"  gpus      {names} (corral plan shows what that makes)"]

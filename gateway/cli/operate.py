@@ -1,4 +1,4 @@
-"""``corral status``, ``drain`` and ``resume``: what an operator asks of a running gateway."""
+"""``corral status``, ``drain``, ``resume`` and ``restart``: what an operator asks of a running gateway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import click
 from corral.gateway.cli.admin_client import ask
 from corral.gateway.cli.options import admin_option, debug_option, json_option
 
-_COLORS = {"up": "green", "unknown": "yellow", "ejected": "yellow", "down": "red"}
+_COLORS = {"up": "green", "ok": "green", "down": "red", "failed": "red", "lost": "red"}
+"""Of states; every other is yellow."""
 
 
 @click.command()
@@ -63,6 +64,36 @@ def resume(replica_id: str, admin: str, as_json: bool) -> int:
     return _set(replica_id, "resume", admin, as_json)
 
 
+@click.command()
+@click.argument("replica_id", metavar="ID", required=False)
+@click.option("--all", "everyone", is_flag=True, help="All that Corral runs, one after the other.")
+@admin_option
+@json_option
+@debug_option
+def restart(replica_id: str | None, everyone: bool, admin: str, as_json: bool) -> int:
+    """Restart the Ollama of replica ID, or with --all each in turn; only those that Corral runs itself.
+
+    It gets no new requests, finishes what it is doing, ends, and starts anew. One that Corral has given up on starts
+    at once. With --all the next one's turn comes when the one before takes requests again.
+
+    \b
+    Examples:
+      corral restart gpu0
+      corral restart --all
+    """
+    if (replica_id is None) != everyone:
+        raise click.UsageError("name one replica, or say --all", click.get_current_context())
+    path = "/restart" if replica_id is None else f"/replicas/{quote(replica_id, safe='')}/restart"
+    page = ask(admin, "POST", path)
+    if as_json:
+        click.echo(json.dumps(page, indent=2))
+    elif replica_id is None:
+        click.echo(f"restarting one after the other: {' '.join(page['restarting'])}")
+    else:
+        click.echo(f"{replica_id}: restarts; `corral status` shows when it takes requests again")
+    return 0
+
+
 def _set(replica_id: str, verb: str, admin: str, as_json: bool) -> int:
     replica = ask(admin, "POST", f"/replicas/{quote(replica_id, safe='')}/{verb}")
     if as_json:
@@ -85,7 +116,43 @@ def render(page: dict[str, Any]) -> str:
         "",
     ]
     head = ("REPLICA", "STATE", "IN FLIGHT", "SLOTS", "WEIGHT", "OLLAMA", "LOADED", "WHY")
-    return "\n".join([*lines, *_table([head, *(_row(replica) for replica in page["replicas"])])])
+    lines += _table([head, *(_row(replica) for replica in page["replicas"])])
+    if page["gpus"]:
+        used_by = {uuid: replica["id"] for replica in page["replicas"] for uuid in replica["gpus"]}
+        lines += ["", *_table([_GPU_HEAD, *(_gpu_row(gpu, used_by) for gpu in page["gpus"])])]
+    if page["advice"]:
+        lines += ["", *(f"advice: {advice}" for advice in page["advice"])]
+    return "\n".join(lines)
+
+
+_GPU_HEAD = ("GPU", "STATE", "REPLICA", "BUSY", "MEMORY", "TEMP", "POWER", "NAME", "WHY")
+
+
+def _gpu_row(gpu: dict[str, Any], used_by: dict[str, str]) -> tuple[str, ...]:
+    is_fresh = gpu["condition"] == "ok"
+    sample = gpu["sample"] if is_fresh else {}
+    why = ", ".join(sample["throttles"] or ()) if is_fresh else gpu["reason"]
+    return (
+        gpu["gpu"],
+        gpu["condition"],
+        used_by.get(gpu["uuid"], "-"),
+        _figure(sample.get("utilisation_ratio"), 100, "%"),
+        _of(sample, "memory_used_bytes", "memory_total_bytes", 1 / (1 << 30), "GiB"),
+        _figure(sample.get("temperature_celsius"), 1, "°C"),
+        _of(sample, "power_watts", "power_limit_watts", 1, "W"),
+        gpu["name"],
+        why,
+    )
+
+
+def _of(sample: dict[str, Any], part: str, whole: str, factor: float, unit: str) -> str:
+    used, total = sample.get(part), sample.get(whole)
+    known = used is not None or total is not None
+    return f"{_figure(used, factor, '')}/{_figure(total, factor, '')} {unit}" if known else "?"
+
+
+def _figure(value: float | None, factor: float, unit: str) -> str:
+    return "?" if value is None else f"{value * factor:.0f}{unit}"
 
 
 def _waiting(requests: dict[str, Any]) -> str:
@@ -96,7 +163,9 @@ def _waiting(requests: dict[str, Any]) -> str:
 
 
 def _row(replica: dict[str, Any]) -> tuple[str, ...]:
-    state = replica["health"] if replica["enabled"] else f"{replica['health']}, drained"
+    process = replica["process"]
+    state = replica["health"] if replica["held"] is None else process["state"] if process else "held"
+    state += "" if replica["enabled"] else ", drained"
     loaded = replica["loaded"]
     return (
         replica["id"],
@@ -106,7 +175,7 @@ def _row(replica: dict[str, Any]) -> tuple[str, ...]:
         f"{replica['weight']:g}",
         _or_unknown(replica["version"]),
         "?" if loaded is None else (" ".join(loaded) or "-"),
-        replica["reason"],
+        replica["held"] or replica["reason"],
     )
 
 
@@ -123,6 +192,6 @@ def _line(row: tuple[str, ...], widths: Sequence[int], *, first: bool) -> str:
     cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
     if first:
         return click.style("  ".join(cells).rstrip(), bold=True)
-    color = _COLORS.get(row[1].partition(",")[0])
+    color = _COLORS.get(row[1].partition(",")[0], "yellow")
     cells[1] = click.style(cells[1], fg=color)
     return "  ".join(cells).rstrip()

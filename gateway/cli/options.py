@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import click
+
+CONFIG_NAME = "corral.yaml"
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -58,3 +61,12 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text for people.")(
         command
     )
+
+
+def config_file(environ: Mapping[str, str], folder: Path) -> Path | None:
+    """The configuration to use. One named in the environment is taken even when it is missing, to say so."""
+    named = environ.get("CORRAL_CONFIG")
+    if named:
+        return Path(named)
+    path = folder / CONFIG_NAME
+    return path if path.exists() else None

@@ -1,14 +1,15 @@
-"""``corral serve``: the gateway of a configuration file."""
+"""``corral serve``: the gateway, of a configuration file or of what this machine has."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from corral.gateway.cli.options import debug_option
+from corral.gateway.cli.options import config_file, debug_option
 from corral.gateway.cli.serving import LOG_LEVELS, serve_config
-from corral.gateway.config import load_config
+from corral.gateway.config import Config, load_config
 
 
 @click.command()
@@ -16,9 +17,8 @@ from corral.gateway.config import load_config
     "--config",
     "config_path",
     metavar="FILE",
-    required=True,
     type=click.Path(path_type=Path),
-    help="The configuration, for instance corral.yaml.",
+    help="The configuration.  [default: $CORRAL_CONFIG, else ./corral.yaml, else none]",
 )
 @click.option(
     "--log-level",
@@ -28,11 +28,14 @@ from corral.gateway.config import load_config
     help="How much is logged to stderr; state changes are info.",
 )
 @debug_option
-def serve(config_path: Path, log_level: str) -> int:
-    """Serve one Ollama address in front of the replicas that FILE lists.
+def serve(config_path: Path | None, log_level: str) -> int:
+    """Serve one Ollama address: in front of an Ollama per GPU that Corral runs itself, or of those that FILE lists.
+
+    Without a file Corral finds the GPUs of this machine and the program `ollama`, and starts one Ollama per GPU;
+    `corral plan` shows beforehand what it would start, and why.
 
     \b
-    The least a file needs:
+    In front of Ollamas that somebody else runs, the least a file needs:
       replicas:
         - {id: a, url: "http://127.0.0.1:21001"}
         - {id: b, url: "http://127.0.0.1:21002"}
@@ -43,8 +46,10 @@ def serve(config_path: Path, log_level: str) -> int:
 
     \b
     Examples:
+      corral serve
       corral serve --config corral.yaml
       corral check-config corral.yaml
     """
-    config = load_config(config_path)
-    return serve_config(config_path, config, log_level=log_level, after_card=lambda ready: "")
+    path = config_path or config_file(os.environ, Path())
+    config = Config() if path is None else load_config(path)
+    return serve_config(path, config, log_level=log_level, after_card=lambda ready: "")

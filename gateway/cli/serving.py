@@ -15,6 +15,7 @@ from corral import __version__
 from corral.gateway.cli.messages import Ready, draining, start_card
 from corral.gateway.cli.options import is_debug
 from corral.gateway.config import Config
+from corral.gateway.config.environment import with_environment
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -23,6 +24,7 @@ LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 def serve_config(path: Path | None, config: Config, *, log_level: str, after_card: Callable[[Ready], str]) -> int:
     """Serve until stopped. ``path`` is read again on SIGHUP; ``after_card`` gives what is printed below the card."""
     set_up_logs("debug" if is_debug() else log_level)
+    config = with_environment(config, os.environ)
     from corral.gateway.app import run  # heavy, and not needed to refuse a bad configuration
 
     def on_ready(ready: Ready) -> None:

@@ -21,15 +21,18 @@ class Entry(NamedTuple):
 
 
 COMMANDS: Final = {
-    "serve": Entry("corral.gateway.cli.serve:serve", "Serve: one Ollama address in front of the replicas of a file."),
+    "serve": Entry("corral.gateway.cli.serve:serve", "Serve: one Ollama address for all the GPUs of this machine."),
     "demo": Entry("corral.gateway.cli.demo:demo", "Try it without a GPU: a gateway in front of emulated replicas."),
-    "up": Entry("corral.gateway.cli.up:up", "Serve ./corral.yaml or the Ollama that runs here, else the demo."),
+    "up": Entry("corral.gateway.cli.up:up", "Do what fits this machine: serve, or else the demo."),
     "check-config": Entry(
         "corral.gateway.cli.check:check_config", "Check a configuration file and show what it means."
     ),
+    "plan": Entry("corral.gateway.cli.plan:plan", "Show the Ollamas Corral would start here, and why."),
+    "doctor": Entry("corral.gateway.cli.doctor:doctor", "Check this machine: GPUs, drivers, Ollama, store, limits."),
     "status": Entry("corral.gateway.cli.operate:status", "Show the replicas and the queue of a running gateway."),
     "drain": Entry("corral.gateway.cli.operate:drain", "Send no new requests to one replica."),
     "resume": Entry("corral.gateway.cli.operate:resume", "Send requests to a drained replica again."),
+    "restart": Entry("corral.gateway.cli.operate:restart", "Restart the Ollama of a replica, or of all in turn."),
     "emulate": Entry("corral.emulator.command:emulate", "Run one emulated Ollama (no GPU, invented text)."),
 }
 
@@ -72,13 +75,14 @@ class CommandTable(click.Group):
 def corral(ctx: click.Context) -> None:
     """Corral: one Ollama endpoint for all the GPUs you own.
 
-    It listens where Ollama would, and sends each request to the replica (one Ollama per GPU) that can take it. Clients
-    change nothing: Ollama's own API, and its OpenAI and Anthropic routes, pass as they are.
+    It runs one Ollama per GPU, listens where Ollama would, and sends each request to the replica that can take it.
+    Clients change nothing: Ollama's own API, and its OpenAI and Anthropic routes, pass as they are.
 
     \b
-    Try it without a GPU:          corral demo
-    Put it in front of Ollamas:    corral serve --config corral.yaml
+    Use all GPUs of this machine:  corral serve
+    See beforehand what it starts: corral plan
     See what it is doing:          corral status
+    Try it without a GPU:          corral demo
 
     `corral COMMAND --help` says more about each command.
     """

@@ -11,13 +11,12 @@ from pathlib import Path
 import click
 
 from corral.gateway.cli.messages import client_url
-from corral.gateway.cli.options import debug_option
+from corral.gateway.cli.options import CONFIG_NAME, config_file, debug_option
 from corral.gateway.cli.ports import next_free
 from corral.gateway.cli.serve import serve
 from corral.gateway.cli.serving import serve_config
 from corral.gateway.config import Config, ReplicaConfig, ReplicaUrl
 
-CONFIG_NAME = "corral.yaml"
 OLLAMA = ReplicaUrl("127.0.0.1", 11434)
 FRONT_PORT, ADMIN_PORT = 11430, 11435
 GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd")
@@ -44,8 +43,10 @@ def up(ctx: click.Context) -> int:
     1. $CORRAL_CONFIG or ./corral.yaml exists: serve it.
     2. An Ollama answers on 127.0.0.1:11434: serve in front of it,
        on 127.0.0.1:11430.
-    3. Only its program or a GPU is here: print a configuration to copy.
-    4. Neither: start the demo with emulated replicas.
+    3. The program `ollama` is here: start one Ollama per GPU and serve
+       (without a GPU: one on the CPU).
+    4. Only a GPU is here: say what is missing.
+    5. None of these: start the demo with emulated replicas.
 
     \b
     Examples:
@@ -59,22 +60,16 @@ def up(ctx: click.Context) -> int:
     machine = look_around(GPU_DEVICES, OLLAMA)
     if machine.ollama_version:
         return serve_in_front(machine.ollama_version, OLLAMA, FRONT_PORT, ADMIN_PORT)
-    if machine != Machine(None, None, None):
-        click.echo(advice(machine))
+    if machine.ollama_binary:
+        click.echo(f"Ollama is installed ({machine.ollama_binary}): Corral runs it, as `corral serve` does.\n")
+        return int(ctx.invoke(serve, config_path=None, log_level="info"))
+    if machine.gpu:
+        click.echo(advice(machine.gpu))
         return 0
     from corral.gateway.cli.demo import demo
 
     click.echo("Neither an Ollama nor a GPU was found here, and there is no corral.yaml: starting the demo.\n")
     return int(ctx.invoke(demo, listen=None, admin_listen=None, speed=1.0, count=3, log_level="warning"))
-
-
-def config_file(environ: os._Environ[str] | dict[str, str], folder: Path) -> Path | None:
-    """The configuration to serve. One named in the environment is taken even when it is missing, to say so."""
-    named = environ.get("CORRAL_CONFIG")
-    if named:
-        return Path(named)
-    path = folder / CONFIG_NAME
-    return path if path.exists() else None
 
 
 def serve_in_front(version: str, ollama: ReplicaUrl, front_port: int, admin_port: int) -> int:
@@ -95,16 +90,18 @@ def how_to_move(ollama: ReplicaUrl, url: str) -> str:
 Nothing of that Ollama was changed: who asks {url} comes through Corral,
 who asks http://{ollama.host}:{ollama.port} still reaches the Ollama itself.
 
-To have Corral on {ollama.port}, so that no client needs to change:
-  1. Ctrl-C here, and restart the Ollama on another port: {_START[0].strip()}
-     (as a service: Environment=OLLAMA_HOST=127.0.0.1:21001)
-  2. Save this as {CONFIG_NAME} here, one line per Ollama, one Ollama per GPU:
+To have Corral on {ollama.port}, so that no client needs to change, and one Ollama on every GPU:
+  1. Ctrl-C here, and stop that Ollama (as a service: sudo systemctl disable --now ollama).
+  2. Run the same command again: Corral starts Ollamas of its own; `corral plan` shows which.
+
+To keep it running, on another port and with Corral in front of it:
+  1. Ctrl-C here, and restart it with OLLAMA_HOST=127.0.0.1:21001 (as a service: Environment=OLLAMA_HOST=…).
+  2. Save this as {CONFIG_NAME} here, one line per Ollama, and run the same command again:
 
 listen: {ollama.host}:{ollama.port}
 replicas:
   - {{id: a, url: "http://127.0.0.1:21001"}}
-
-  3. Run the same command again."""
+"""
 
 
 def look_around(devices: Iterable[str], ollama: ReplicaUrl) -> Machine:
@@ -117,35 +114,14 @@ def look_around(devices: Iterable[str], ollama: ReplicaUrl) -> Machine:
     )
 
 
-def advice(machine: Machine) -> str:
-    """What was found, and a configuration to copy."""
-    return "\n".join([*_found(machine), "", *_steps()])
+def advice(gpu: str) -> str:
+    """A GPU without the program: what to get, and what can be tried meanwhile."""
+    return f"""\
+A GPU is here ({gpu}), but no program `ollama`: https://ollama.com/download says how to get it.
+Then run the same command again: Corral starts one Ollama per GPU by itself.
 
+An `ollama` that is not in PATH is named in {CONFIG_NAME}:
 
-def _found(machine: Machine) -> list[str]:
-    if machine.ollama_binary:
-        found = f"Ollama is installed ({machine.ollama_binary}), but none answers on 127.0.0.1:11434."
-    else:
-        found = f"A GPU is here ({machine.gpu}), but no Ollama: https://ollama.com/download says how to get it."
-    return [found, "Corral does not start Ollamas itself; it goes in front of the ones that run."]
+ollama: {{binary: /opt/ollama/bin/ollama}}
 
-
-def _steps() -> list[str]:
-    return [
-        "Start an Ollama for Corral:",
-        "",
-        *_START,
-        "",
-        f"Save this as {CONFIG_NAME} here and run the same command again:",
-        "",
-        "listen: 127.0.0.1:11434",
-        "replicas:",
-        '  - {id: a, url: "http://127.0.0.1:21001"}',
-        '  # - {id: b, url: "http://127.0.0.1:21002"}   # one line per Ollama, one Ollama per GPU:',
-        "  #   CUDA_VISIBLE_DEVICES=1 OLLAMA_HOST=127.0.0.1:21002 ollama serve",
-        "",
-        "Without touching any of that, `corral demo` shows Corral with emulated replicas.",
-    ]
-
-
-_START = ["  OLLAMA_HOST=127.0.0.1:21001 ollama serve"]
+Without any of that, `corral demo` shows Corral with emulated replicas."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -149,7 +149,8 @@ class Reader:
         env = {name: plain_env(content) for name, content in value.items()}
         for name, content in env.items():
             if not re.match(ENV_NAME_PATTERN, name):
-                return self._fail(node, _join(path, name), f"expected {PATTERN_WORDS[ENV_NAME_PATTERN]}, found {name!r}")
+                wanted = PATTERN_WORDS[ENV_NAME_PATTERN]
+                return self._fail(node, _join(path, name), f"expected {wanted}, found {name!r}")
             if content is None or "\0" in content:
                 return self._fail(node, _join(path, name), "expected text or a number")
         return env
@@ -187,6 +188,9 @@ class Reader:
         try:
             return msgspec.convert(value, wanted)
         except msgspec.ValidationError as error:
+            choices = _choices(wanted)
+            if choices and isinstance(value, str):
+                return self._fail(node, path, f"expected one of {', '.join(choices)}, found {_shown(node)}")
             return self._fail(node, path, f"{_in_words(str(error), node)}{_hint(value, str(error), node)}")
 
     def _fail(self, node: Node, path: str, text: str) -> Any:
@@ -203,6 +207,14 @@ def _base(wanted: Any) -> Any:
         if len(bases) == 1 and (bases[0] in (GpusConfig, Path) or get_origin(bases[0]) in (dict, tuple)):
             return bases[0]
     return wanted
+
+
+def _choices(wanted: Any) -> list[str]:
+    """The words that may stand here; none where it is not one of a few words."""
+    if get_origin(wanted) is Literal:
+        return list(get_args(wanted))
+    parts = get_args(wanted)[:1] if get_origin(wanted) is Annotated else get_args(wanted)
+    return [choice for part in parts for choice in _choices(part)]
 
 
 def _join(path: str, name: str) -> str:

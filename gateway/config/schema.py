@@ -41,7 +41,6 @@ class ReplicaUrl:
         return f"http://{Address(self.host, self.port)}"
 
 
-
 Host = Annotated[str, Meta(pattern=HOST_PATTERN)]
 Origin = Annotated[str, Meta(pattern=ORIGIN_PATTERN)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -78,7 +77,7 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ()
     gpus: Annotated[
         tuple[str, ...],
-        Meta(description="The GPUs of this machine that it runs on, by index or UUID: their readings are shown as its."),
+        Meta(description="The GPUs of this machine that it runs on, by index or UUID: so their readings are its."),
     ] = ()
 
     def to_replica(self, gpu_uuids: tuple[str, ...] = ()) -> Replica:
@@ -127,9 +126,7 @@ class QueueConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ProbesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often replicas are measured."""
 
-    gpu_interval_s: Annotated[
-        Interval, Meta(description="Time between two readings of the GPUs.")
-    ] = 2
+    gpu_interval_s: Annotated[Interval, Meta(description="Time between two readings of the GPUs.")] = 2
     ollama_interval_s: Annotated[Interval, Meta(description="Time between two probes of each Ollama.")] = 1
 
 

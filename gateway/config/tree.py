@@ -40,7 +40,7 @@ def compose(text: str, source: str) -> Node:
     except RecursionError as error:
         raise ConfigError(f"{source}: nested too deeply to be a configuration") from error
     if root is None:
-        raise ConfigError(f"{source}: is empty; the least it needs is one replica:\n{LEAST}")
+        raise ConfigError(f"{source}: is empty; the least it needs is `gpus: auto`, or one replica:\n{LEAST}")
     return root
 
 

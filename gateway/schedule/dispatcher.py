@@ -135,6 +135,8 @@ class Dispatcher(Generic[T]):
                 return Placing.ASKING
             ticket.asked = True
             serving = self._roster.serving(ticket) or []
+        if not serving and not self.stopping and self._roster.is_coming(ticket):
+            return Placing.BUSY
         if not serving:
             refusal = Refusal.EXHAUSTED if ticket.excluded else Refusal.NO_REPLICA
             effects.append(Refuse(ticket, refusal, None))

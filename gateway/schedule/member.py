@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from corral.gateway.schedule.health import Change, HealthRecord, HealthRules
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.model import Health, OllamaSample, Replica, ReplicaState, ReplicaView
+from corral.model import Health, Hold, OllamaSample, Replica, ReplicaState, ReplicaView
 
 T = TypeVar("T", bound=Ticket)
 
@@ -22,6 +22,8 @@ class Member(Generic[T]):
         self.id = replica.id
         self.slots = replica.slots or 1
         self.enabled = True
+        self.held: Hold | None = None
+        self._rules = rules
         self.health = HealthRecord(rules)
         self.leases: dict[T, Lease] = {}
         self.inflight: dict[str, int] = {}
@@ -119,6 +121,7 @@ class Member(Generic[T]):
             slots=self.replica.slots,
             health=self.health.state,
             enabled=self.enabled,
+            held=None if self.held is None else self.held.reason,
             reason=self.health.reason,
             inflight=len(self.leases),
             inflight_by_model=dict(self.inflight),
@@ -126,9 +129,20 @@ class Member(Generic[T]):
             installed=None if self.installed_at_s is None else tuple(sorted(self.installed)),
             loaded=None if self._loaded_at_s is None else tuple(sorted(self._loaded)),
             sample_age_s=None if self._sampled_at_s is None else max(0.0, now_s - self._sampled_at_s),
+            models=None if self.replica.models is None else tuple(sorted(self.replica.models)),
+            gpus=self.replica.gpus,
         )
+
+    def hold(self, hold: Hold | None) -> bool:
+        """Take it out of the rotation, or back in as a new one; True: whether it may have requests changed."""
+        before, self.held = self.held, hold
+        if before is not None and hold is None:  # another process answers now: what was seen of the last one is past
+            self.health = HealthRecord(self._rules)
+            self.probation, self.shut = None, False
+            self._loaded, self._loaded_at_s, self._view = frozenset(), None, None
+        return before != hold
 
     @property
     def is_usable(self) -> bool:
         """Requests may be sent to it, if only as a last resort."""
-        return self.enabled and self.health.state is not Health.DOWN
+        return self.enabled and self.held is None and self.health.state is not Health.DOWN

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from corral.gateway.schedule.health import HealthRules
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.model import Health, Replica, RequestKind
+from corral.model import Health, Hold, Replica, RequestKind
 
 T = TypeVar("T", bound=Ticket)
 
@@ -31,17 +31,40 @@ class Roster(Generic[T]):
         self._having: dict[str, list[Member[T]]] = {}
         """By model, the usable members known to have it; only models that somebody has."""
         self._turn = 0.0
+        self._holds: dict[str, Hold] = {}
+        """By id: a replica may be held before it is there; a hold ends with its replica."""
+        self._listed: frozenset[str] = frozenset()
+        """Models that some member lists as its own."""
 
     def set_replicas(self, replicas: Sequence[Replica]) -> None:
         """Take over a new list; a replica whose address did not change keeps its leases and what is known of it."""
         known = self._leaving | self.members
+        for gone in self.members.keys() - {replica.id for replica in replicas}:
+            self._holds.pop(gone, None)
         self.members = {replica.id: self._member(known.pop(replica.id, None), replica) for replica in replicas}
         self._leaving = {member.id: member for member in known.values() if member.leases}
+        self._listed = frozenset().union(*(replica.models or () for replica in replicas))
         self.refresh()
+
+    def hold(self, replica_id: str, hold: Hold | None) -> bool:
+        """Hold the replica, or (None) let it have requests again; True: that changed something."""
+        if hold is None:
+            self._holds.pop(replica_id, None)
+        else:
+            self._holds[replica_id] = hold
+        member = self.members.get(replica_id)
+        changed = member is not None and member.hold(hold)
+        if changed:
+            self.refresh()
+        return changed
 
     def _member(self, known: Member[T] | None, replica: Replica) -> Member[T]:
         if known is None or (known.replica.host, known.replica.port) != (replica.host, replica.port):
-            return Member(replica, self._rules, self._turn)
+            member: Member[T] = Member(replica, self._rules, self._turn)
+            member.held = self._holds.get(replica.id)
+            if known is not None:
+                member.enabled = known.enabled
+            return member
         known.reconfigure(replica)
         return known
 
@@ -71,8 +94,9 @@ class Roster(Generic[T]):
         2. Of these, the ones known to have the model. If none is: ask; after that it may be on those whose list
            could not be read, or, if there are none, anywhere: then Ollama itself says that it is not found. Where the
            only ones that have it are down or drained, nobody can serve it.
-        3. Without those that failed the ticket.
-        4. Of these, the ones not ejected; if there are none, the ejected ones (last resort).
+        3. Where replicas list models as their own: for such a model only they, for any other only the others.
+        4. Without those that failed the ticket.
+        5. Of these, the ones not ejected; if there are none, the ejected ones (last resort).
         """
         pool = self._usable
         kind, model = ticket.request.kind, ticket.request.model
@@ -87,11 +111,31 @@ class Roster(Generic[T]):
                 if pool and not ticket.asked:
                     return None
                 pool = self._who_else(model)
+        if self._listed and kind is RequestKind.INFERENCE:
+            pool = [member for member in pool if self._takes(member, model)]
         if ticket.excluded:
             pool = [member for member in pool if member.id not in ticket.excluded]
         if self._any_shut:
             pool = [member for member in pool if not member.shut] or pool
         return pool
+
+    def is_coming(self, ticket: T) -> bool:
+        """Whether one that is held only for now could serve the ticket."""
+        kind, model = ticket.request.kind, ticket.request.model
+        nobody_has_it = not any(model in member.installed for member in self.members.values())
+        for member in self.members.values():
+            hold = member.held
+            if hold is None or not hold.coming or not member.enabled or member.id in ticket.excluded:
+                continue
+            if kind is RequestKind.INFERENCE and not self._takes(member, model):
+                continue
+            if nobody_has_it or member.installed_at_s is None or model in member.installed:
+                return True
+        return False
+
+    def _takes(self, member: Member[T], model: str | None) -> bool:
+        own = member.replica.models
+        return model is None or (model in own if own is not None else model not in self._listed)
 
     def _find(self, model: str) -> list[Member[T]]:
         having = [member for member in self._usable if model in member.installed]

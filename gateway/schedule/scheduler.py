@@ -4,8 +4,9 @@ Rules of this file:
 
 1. Every method takes the time of its event and returns what is to be done, in order; time never runs backwards.
 2. A lease is released exactly once. Ending a request that holds none is a bug and raises :class:`CorralError`.
-3. Observation and operation are two facts: *health* follows from what replicas do, *enabled* from what the operator
-   does, and neither touches the other.
+3. Observation, operation and supervision are three facts: *health* follows from what replicas do, *enabled* from what
+   the operator does, *held* from where the replica's process stands, and none touches another. Only when a hold ends
+   does health begin anew: another process answers.
 4. Every event that frees capacity or changes who may serve whom ends by draining the lanes that it concerns.
 """
 
@@ -23,7 +24,7 @@ from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
 from corral.gateway.schedule.ticket import Ticket
 from corral.gateway.schedule.waiting import QueueLimits, lane_of
-from corral.model import Health, OllamaSample, Policy, ProbeResult, Replica, RequestKind, Snapshot
+from corral.model import Health, Hold, OllamaSample, Policy, ProbeResult, Replica, RequestKind, Snapshot
 
 __all__ = ["QueueLimits", "Scheduler"]
 
@@ -56,6 +57,11 @@ class Scheduler(Generic[T]):
     def inflight(self) -> int:
         """Live leases, those on removed replicas too."""
         return len(self._dispatcher.homes)
+
+    def inflight_on(self, replica_id: str) -> int:
+        """Live leases on one replica."""
+        member = self._roster.members.get(replica_id)
+        return 0 if member is None else len(member.leases)
 
     @property
     def queued(self) -> int:
@@ -112,6 +118,16 @@ class Scheduler(Generic[T]):
         member.enabled = enabled
         self._roster.refresh()
         self._dispatcher.drain_all(now_s, effects)
+        return effects
+
+    def set_hold(self, replica_id: str, hold: Hold | None, now_s: float) -> list[Effect[T]]:
+        """Give a replica no new requests, or (None) give it some again; it need not be there yet.
+
+        A new reason changes what is shown, and whether requests wait for it. What it is doing goes on.
+        """
+        effects: list[Effect[T]] = []
+        if self._roster.hold(replica_id, hold):
+            self._dispatcher.drain_all(now_s, effects)
         return effects
 
     def stop(self, now_s: float) -> list[Effect[T]]:
@@ -207,7 +223,9 @@ class Scheduler(Generic[T]):
     def probed(self, replica_id: str, result: ProbeResult, now_s: float) -> list[Effect[T]]:
         member = self._roster.members.get(replica_id)
         effects: list[Effect[T]] = []
-        if member is not None and self._settle(member, member.health.probed(result, now_s), now_s, effects):
+        if member is None or member.held is not None:
+            return effects
+        if self._settle(member, member.health.probed(result, now_s), now_s, effects):
             self._dispatcher.drain_all(now_s, effects)
         return effects
 

@@ -12,7 +12,7 @@ from corral.errors import CorralError
 from corral.gateway.serve.exposition import CONTENT_TYPE, MetricsPage
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.wire.browser import BrowserRules
-from corral.model import ReplicaState, Snapshot
+from corral.model import GpuProcess, GpuSample, GpuState, ProcessStatus, ReplicaState, Snapshot
 
 SNAPSHOT_SCHEMA: Final = 1
 """Grows when a key of ``/snapshot`` goes or changes its meaning; new keys may come without."""
@@ -29,6 +29,8 @@ GET  /metrics                  figures for Prometheus
 GET  /snapshot                 replicas and queue as JSON (`corral status` shows it as a table)
 POST /replicas/ID/drain        send no new requests there
 POST /replicas/ID/resume       send requests there again
+POST /replicas/ID/restart      end its Ollama and start it anew (only one that Corral runs)
+POST /restart                  all of them, one after the other
 """
 
 
@@ -46,6 +48,10 @@ class GatewayControl(Protocol):
 
     def set_enabled(self, replica_id: str, enabled: bool) -> None:
         """Resume (True) or drain (False) one replica; raises :class:`CorralError` when there is no such replica."""
+        ...
+
+    def restart(self, replica_id: str | None) -> None:
+        """Restart a replica's Ollama (None: all, one after the other); raises :class:`CorralError` where it cannot."""
         ...
 
 
@@ -68,6 +74,8 @@ def make_admin(
             web.get("/snapshot", routes.snapshot),
             web.post("/replicas/{id}/drain", routes.drain),
             web.post("/replicas/{id}/resume", routes.resume),
+            web.post("/replicas/{id}/restart", routes.restart),
+            web.post("/restart", routes.restart_all),
         ]
     )
     return app
@@ -109,14 +117,36 @@ class _Routes:
     async def resume(self, request: web.Request) -> web.Response:
         return self._set_enabled(request.match_info["id"], True)
 
+    async def restart(self, request: web.Request) -> web.Response:
+        replica_id = request.match_info["id"]
+        try:
+            self._control.restart(replica_id)
+        except CorralError as error:
+            return self._unknown(replica_id) or _error(409, str(error))
+        return self._replica(replica_id)
+
+    async def restart_all(self, request: web.Request) -> web.Response:
+        try:
+            self._control.restart(None)
+        except CorralError as error:
+            return _error(409, str(error))
+        ids = [process.id for process in self._control.snapshot().processes]
+        return web.json_response({"id": None, "restarting": ids})
+
     def _set_enabled(self, replica_id: str, enabled: bool) -> web.Response:
         try:
             self._control.set_enabled(replica_id, enabled)
-        except CorralError:
-            known = ", ".join(replica.id for replica in self._control.snapshot().replicas)
-            return _error(404, f"no replica {replica_id!r}; known: {known}")
-        replicas = {replica.id: replica for replica in self._control.snapshot().replicas}
-        return web.json_response(_replica_json(replicas[replica_id]))
+        except CorralError as error:
+            return self._unknown(replica_id) or _error(409, str(error))
+        return self._replica(replica_id)
+
+    def _unknown(self, replica_id: str) -> web.Response | None:
+        ids = [replica.id for replica in self._control.snapshot().replicas]
+        return None if replica_id in ids else _error(404, f"no replica {replica_id!r}; known: {', '.join(ids)}")
+
+    def _replica(self, replica_id: str) -> web.Response:
+        snapshot = self._control.snapshot()
+        return web.json_response(next(row for row in _replicas_json(snapshot) if row["id"] == replica_id))
 
 
 def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
@@ -129,8 +159,59 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
             "queued_by_model": snapshot.queued_by_model,
             "oldest_wait_s": snapshot.oldest_wait_s,
         },
-        "replicas": [_replica_json(replica) for replica in snapshot.replicas],
+        "replicas": _replicas_json(snapshot),
+        "gpus": [_gpu_json(state) for state in snapshot.gpus],
+        "advice": list(snapshot.advice),
     }
+
+
+def _replicas_json(snapshot: Snapshot) -> list[dict[str, Any]]:
+    processes = {process.id: _process_json(process, snapshot.taken_at_s) for process in snapshot.processes}
+    return [_replica_json(replica) | {"process": processes.get(replica.id)} for replica in snapshot.replicas]
+
+
+def _process_json(process: ProcessStatus, now_s: float) -> dict[str, Any]:
+    next_start_s = process.next_start_s
+    return {
+        "state": process.state.value,
+        "reason": process.reason,
+        "for_s": round(max(0.0, now_s - process.since_s), 3),
+        "pid": process.pid,
+        "port": process.port,
+        "restarts": process.restarts,
+        "next_start_in_s": None if next_start_s is None else round(max(0.0, next_start_s - now_s), 3),
+        "adopted": process.adopted,
+        "log": process.log,
+    }
+
+
+def _gpu_json(state: GpuState) -> dict[str, Any]:
+    gpu = state.gpu
+    return {
+        "gpu": state.label,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "vendor": gpu.vendor.value,
+        "memory_bytes": gpu.memory_bytes,
+        "condition": state.condition.value,
+        "reason": state.reason,
+        "xid": state.xid,
+        "sample_age_s": state.sample_age_s,
+        "sample": None if state.sample is None else _sample_json(state.sample),
+    }
+
+
+def _sample_json(sample: GpuSample) -> dict[str, Any]:
+    names = [name for name in sample.__slots__ if name not in ("uuid", "taken_at_s", "throttles", "processes")]
+    plain = {name: getattr(sample, name) for name in names}
+    throttles, processes = sample.throttles, sample.processes
+    plain["throttles"] = None if throttles is None else sorted(reason.value for reason in throttles)
+    plain["processes"] = None if processes is None else [_user_json(process) for process in processes]
+    return plain
+
+
+def _user_json(process: GpuProcess) -> dict[str, Any]:
+    return {"pid": process.pid, "memory_bytes": process.memory_bytes}
 
 
 def _replica_json(replica: ReplicaState) -> dict[str, Any]:
@@ -138,6 +219,7 @@ def _replica_json(replica: ReplicaState) -> dict[str, Any]:
         "id": replica.id,
         "health": replica.health.value,
         "enabled": replica.enabled,
+        "held": replica.held,
         "reason": replica.reason,
         "weight": replica.weight,
         "slots": replica.slots,
@@ -147,6 +229,8 @@ def _replica_json(replica: ReplicaState) -> dict[str, Any]:
         "installed": None if replica.installed is None else list(replica.installed),
         "loaded": None if replica.loaded is None else list(replica.loaded),
         "sample_age_s": replica.sample_age_s,
+        "models": None if replica.models is None else list(replica.models),
+        "gpus": list(replica.gpus),
     }
 
 

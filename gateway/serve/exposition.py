@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import attrgetter
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -14,7 +15,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from corral.gateway.serve.metrics import Histogram, Metrics, Series
-from corral.model import Health, Snapshot
+from corral.model import GpuCondition, GpuSample, GpuState, Health, ProcessState, Snapshot, Throttle
 
 CONTENT_TYPE: Final[str] = CONTENT_TYPE_LATEST
 
@@ -70,6 +71,28 @@ METRICS: Final[dict[str, MetricSpec]] = {
     "corral_replica_health_changes_total": _counter(
         "Changes of health, by the health it changed to.", "replica", "health"
     ),
+    "corral_replica_held": _gauge("1 while the replica's process is not ready for requests, else 0.", "replica"),
+    "corral_replica_process_state": _gauge(
+        "1 for the state that the process of the replica is in, 0 for the others.", "replica", "state"
+    ),
+    "corral_replica_restarts_total": _counter("Starts of the replica's process after the first.", "replica"),
+    "corral_gpu_info": _gauge("Always 1; the labels say what is called by the number.", "gpu", "uuid", "name"),
+    "corral_gpu_up": _gauge("1: its readings are fresh. 0: stale, hung, failed or lost.", "gpu"),
+    "corral_gpu_utilisation_ratio": _gauge("Share of the last moments in which anything ran on it.", "gpu"),
+    "corral_gpu_memory_used_bytes": _gauge("Memory in use, without what the driver keeps for itself.", "gpu"),
+    "corral_gpu_memory_total_bytes": _gauge("All of its memory.", "gpu"),
+    "corral_gpu_temperature_celsius": _gauge("Its temperature.", "gpu"),
+    "corral_gpu_slowdown_celsius": _gauge("The temperature at which it slows itself down.", "gpu"),
+    "corral_gpu_power_watts": _gauge("What it draws.", "gpu"),
+    "corral_gpu_power_limit_watts": _gauge("The most it may draw.", "gpu"),
+    "corral_gpu_energy_joules_total": _counter("What it drew since its driver was loaded.", "gpu"),
+    "corral_gpu_sm_clock_hertz": _gauge("The clock of its processors.", "gpu"),
+    "corral_gpu_throttled": _gauge("1 for each reason for which it runs slower than it could.", "gpu", "reason"),
+    "corral_gpu_uncorrected_ecc_errors_total": _counter("Memory errors it could not correct.", "gpu"),
+    "corral_gpu_xids_total": _counter("Errors its driver reported since the gateway's start.", "gpu"),
+    "corral_gpu_sample_age_seconds": _gauge("Age of its last reading; absent until there is one.", "gpu"),
+    "corral_gpu_probe_rounds_total": _counter("Readings of all GPUs."),
+    "corral_gpu_probe_seconds_total": _counter("Time spent reading the GPUs, off the event loop."),
     "corral_probes_total": _counter("Probes sent to a replica.", "replica", "part"),
     "corral_probe_failures_total": _counter("Probes without a usable answer.", "replica", "part"),
     "corral_probe_seconds_total": _counter("Time spent waiting for answers to probes.", "replica", "part"),
@@ -137,6 +160,8 @@ class _Collector(Collector):
         yield _family("corral_probe_seconds_total", [(key, one.seconds) for key, one in probes])
         reloads = [(("ok",), metrics.reloads[True]), (("refused",), metrics.reloads[False])]
         yield _family("corral_config_reloads_total", reloads)
+        yield _family("corral_gpu_probe_rounds_total", [((), metrics.gpu_rounds)])
+        yield _family("corral_gpu_probe_seconds_total", [((), metrics.gpu_seconds)])
 
 
 def _state(snapshot: Snapshot) -> Iterator[Family]:
@@ -151,6 +176,43 @@ def _state(snapshot: Snapshot) -> Iterator[Family]:
     yield _family("corral_replica_slots", [((r.id,), r.slots) for r in replicas])
     yield _family("corral_replica_weight", [((r.id,), r.weight) for r in replicas])
     yield _family("corral_replica_sample_age_seconds", [((r.id,), r.sample_age_s) for r in replicas])
+    yield _family("corral_replica_held", [((r.id,), int(r.held is not None)) for r in replicas])
+    states = [((p.id, s.value), int(s is p.state)) for p in snapshot.processes for s in ProcessState]
+    yield _family("corral_replica_process_state", states)
+    yield _family("corral_replica_restarts_total", [((p.id,), p.restarts) for p in snapshot.processes])
+    yield from _gpus(snapshot.gpus)
+
+
+def _gpus(gpus: Sequence[GpuState]) -> Iterator[Family]:
+    """A reading that says nothing about now gives no value but its age."""
+    yield _family("corral_gpu_info", [((g.label, g.gpu.uuid, g.gpu.name), 1) for g in gpus])
+    known = [g for g in gpus if g.condition is not GpuCondition.UNKNOWN]
+    yield _family("corral_gpu_up", [((g.label,), int(g.condition is GpuCondition.OK)) for g in known])
+    fresh = [(g.label, g.sample) for g in gpus if g.condition is GpuCondition.OK and g.sample is not None]
+    for name, value in _SENSORS.items():
+        yield _family(name, [((label,), value(sample)) for label, sample in fresh])
+    reasons = [((label, reason.value), 1) for label, sample in fresh for reason in Throttle if reason in _why(sample)]
+    yield _family("corral_gpu_throttled", reasons)
+    yield _family("corral_gpu_xids_total", [((g.label,), g.xids) for g in gpus])
+    yield _family("corral_gpu_sample_age_seconds", [((g.label,), g.sample_age_s) for g in gpus])
+
+
+def _why(sample: GpuSample) -> frozenset[Throttle]:
+    return sample.throttles or frozenset()
+
+
+_SENSORS: Final[dict[str, Callable[[GpuSample], float | None]]] = {
+    "corral_gpu_utilisation_ratio": attrgetter("utilisation_ratio"),
+    "corral_gpu_memory_used_bytes": attrgetter("memory_used_bytes"),
+    "corral_gpu_memory_total_bytes": attrgetter("memory_total_bytes"),
+    "corral_gpu_temperature_celsius": attrgetter("temperature_celsius"),
+    "corral_gpu_slowdown_celsius": attrgetter("slowdown_celsius"),
+    "corral_gpu_power_watts": attrgetter("power_watts"),
+    "corral_gpu_power_limit_watts": attrgetter("power_limit_watts"),
+    "corral_gpu_energy_joules_total": attrgetter("energy_joules"),
+    "corral_gpu_sm_clock_hertz": attrgetter("sm_clock_hz"),
+    "corral_gpu_uncorrected_ecc_errors_total": attrgetter("uncorrected_ecc_errors"),
+}
 
 
 _UP: Final[dict[Health, int | None]] = {Health.UNKNOWN: None, Health.UP: 1, Health.DOWN: 0, Health.EJECTED: 0}

@@ -56,6 +56,15 @@ def ollama_version(host: str, port: int) -> str | None:
     return _ollama_version(*_answer(host, port, "/api/version"))
 
 
+def who_listens(host: str, port: int) -> str:
+    """``corral``, ``ollama VERSION`` or ``another program``; asks it for a second or two."""
+    headers, page = _answer(host, port, "/api/version")
+    version = _ollama_version(headers, page)
+    if version is not None:
+        return f"ollama {version}"
+    return "corral" if _is_corral(host, port, headers, page) else "another program"
+
+
 def _ollama_version(headers: set[str], page: dict[str, Any]) -> str | None:
     version = page.get("version")
     if "x-request-id" in headers or not isinstance(version, str):  # Ollama sends no request id, a gateway does

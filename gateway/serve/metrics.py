@@ -74,6 +74,9 @@ class Metrics:
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         self.health_changes: dict[tuple[str, Health], int] = {}
         self.probes: dict[tuple[str, str], ProbeSeries] = {}
+        self.gpu_rounds = 0
+        self.gpu_seconds = 0.0
+        """Spent in all rounds of reading the GPUs."""
         self.reloads: dict[bool, int] = {True: 0, False: 0}
         self._models: set[str] = set()
 

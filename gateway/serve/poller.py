@@ -91,6 +91,12 @@ class Poller:
             for watch in self._watches.values():
                 watch.set_interval(interval_s)
 
+    def anew(self, replica_id: str) -> None:
+        """Another process answers there now: what was read of the last one says nothing of it."""
+        watch = self._watches.get(replica_id)
+        if watch is not None:
+            watch.anew()
+
     def kick(self, replica_id: str | None = None) -> None:
         """Probe that replica's liveness (None: every one's) at once; kicks during a probe make one more of them."""
         for watch in self._watches.values():
@@ -169,6 +175,11 @@ class _Watch:
 
     def kick(self) -> None:
         self._kicked.set()
+
+    def anew(self) -> None:
+        self._result, self._misses = None, 0
+        self.pages = replace(self.pages, ps=None, ps_at_s=None)
+        self.kick()
 
     def set_interval(self, interval_s: float) -> None:
         self._interval_s = interval_s

@@ -104,7 +104,7 @@ class Gpu:
     """One GPU, or one MIG device of a GPU, as found: what stays as long as its driver runs."""
 
     uuid: str
-    """What the driver's ``*_VISIBLE_DEVICES`` takes: ``GPU-…`` or ``MIG-…``; an AMD GPU without a unique id: its index."""
+    """What ``*_VISIBLE_DEVICES`` takes: ``GPU-…`` or ``MIG-…``; for an AMD GPU without a unique id its index."""
     index: int
     """Its place in the driver's own order (PCI bus), which need not be CUDA's. A MIG device has its parent's."""
     vendor: GpuVendor
@@ -272,6 +272,15 @@ class RouteRequest(Struct, frozen=True):
     """Who asks: the client's address."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a replica gets no new requests although the operator has not drained it: its process is not ready for any."""
+
+    reason: str
+    coming: bool
+    """It will be back by itself: requests that only it can serve wait for it instead of being refused."""
+
+
 class Health(Enum):
     """What was observed of a replica (the operator's *enabled* is a separate fact)."""
 
@@ -327,6 +336,8 @@ class ReplicaState:
     health: Health
     enabled: bool
     """False while the operator drains it."""
+    held: str | None
+    """Why the supervisor lets it have no requests now; None: it may have them."""
     reason: str
     """Why it is in this health, in a few words."""
     inflight: int
@@ -335,6 +346,60 @@ class ReplicaState:
     installed: tuple[str, ...] | None
     loaded: tuple[str, ...] | None
     sample_age_s: float | None
+    models: tuple[str, ...] | None = None
+    """The only models it serves; None: any that no other replica lists."""
+    gpus: tuple[str, ...] = ()
+
+
+class GpuCondition(Enum):
+    """What is known of a GPU's readings now."""
+
+    OK = "ok"
+    UNKNOWN = "unknown"
+    """Not read yet."""
+    STALE = "stale"
+    """The last reading is too old to say what it does now."""
+    LOST = "lost"
+    HUNG = "hung"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """One GPU as an operator sees it."""
+
+    gpu: Gpu
+    label: str
+    """What it is called in metrics and tables: ``0``, and ``0-mig1`` for its second MIG device."""
+    condition: GpuCondition
+    reason: str
+    sample: GpuSample | None
+    """The last one, however old."""
+    sample_age_s: float | None
+    xid: int | None = None
+    """The last error that its driver reported since the gateway's start."""
+    xids: int = 0
+    """How many there were."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process that Corral runs for a replica."""
+
+    id: str
+    state: ProcessState
+    reason: str
+    pid: int | None
+    port: int | None
+    restarts: int
+    since_s: float
+    """When it came into this state, on the gateway's monotonic clock."""
+    adopted: bool
+    """An earlier gateway started it."""
+    log: str
+    """The file that takes what it prints."""
+    next_start_s: float | None
+    """When it is started again, on the gateway's monotonic clock; None: no start is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +413,11 @@ class Snapshot:
     queued_by_model: dict[str, int]
     oldest_wait_s: float | None
     inflight: int
+    gpus: tuple[GpuState, ...] = ()
+    processes: tuple[ProcessStatus, ...] = ()
+    """Of the replicas that Corral runs itself."""
+    advice: tuple[str, ...] = ()
+    """What would serve better, as seen so far."""
 
 
 _DEFAULT_HOST = "registry.ollama.ai/"

@@ -72,10 +72,13 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env=self.environment(),
                 preexec_fn=_die_with_parent,
                 start_new_session=True,
             )
+
+    def environment(self) -> dict[str, str]:
+        return environment()
 
     @property
     def pid(self) -> int:

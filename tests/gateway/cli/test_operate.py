@@ -36,8 +36,26 @@ async def test_status_is_a_table_of_replicas_and_a_line_about_the_queue(admin: s
         "REPLICA  STATE          IN FLIGHT  SLOTS  WEIGHT  OLLAMA   LOADED       WHY\n"
         "a        up             1          4      2.5     0.32.15  llama3.1:8b  answers its probe\n"
         "b        down, drained  1          4      2.5     0.32.15  llama3.1:8b  connection refused\n"
-        "c        unknown        1          ?      2.5     ?        ?            connection refused\n"
+        "c        backing off    1          ?      2.5     ?        ?            backing off: exit code 1\n"
+        "\n"
+        "GPU  STATE    REPLICA  BUSY  MEMORY    TEMP  POWER      NAME      WHY\n"
+        "0    ok       a        75%   6/24 GiB  61°C  310/450 W  RTX 4090  power cap, software thermal slowdown\n"
+        "1    lost     c        ?     ?         ?     ?          RTX 3060  fell off the bus\n"
+        "2    unknown  -        ?     ?         ?     ?          T4        not read yet\n"
+        "\n"
+        "advice: big:70b runs partly on the CPU\n"
     )
+
+
+async def test_restart_takes_one_replica_or_all(admin: str) -> None:
+    ended = await corral("restart", "a", "--admin", admin)
+    assert (ended.code, ended.out) == (0, "a: restarts; `corral status` shows when it takes requests again\n")
+    assert (await corral("restart", "--all", "--admin", admin)).out == "restarting one after the other: a c\n"
+    for wrong in ((), ("a", "--all")):
+        ended = await corral("restart", *wrong, "--admin", admin)
+        assert (ended.code, ended.err.splitlines()[0]) == (2, "error: name one replica, or say --all")
+    ended = await corral("restart", "b", "--admin", admin)
+    assert (ended.code, ended.err) == (1, "error: b is not run by Corral\n")
 
 
 async def test_status_as_json_is_the_snapshot(admin: str) -> None:

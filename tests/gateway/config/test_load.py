@@ -76,11 +76,11 @@ def test_anchors_and_merge_keys_work() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("replica: []\n", ["corral.yaml:1:1: replica: unknown key; did you mean 'replicas'?", "replicas: is missing"]),
+        ("replica: []\n", ["corral.yaml:1:1: replica: unknown key; did you mean 'replicas'?"]),
         ("backends: []\n", ["did you mean 'replicas'?"]),
         (LEAST + "queue: {max_request: 3}\n", ["corral.yaml:3:9: queue.max_request: unknown key", "'max_requests'"]),
         ('replicas:\n - {id: a, host: "http://a:1"}\n', ["replicas[0].host: unknown key; did you mean 'url'?"]),
-        (LEAST + "qzx: 1\n", ["corral.yaml:3:1: qzx: unknown key; known keys here: replicas, listen"]),
+        (LEAST + "qzx: 1\n", ["corral.yaml:3:1: qzx: unknown key; known keys here: replicas, gpus"]),
         (LEAST + "replicas: []\n", ["corral.yaml:3:1: replicas: given twice; the first is in line 1"]),
         (LEAST + "queue: {max_wait_s: 1,\n max_wait_s: 2}\n", ["corral.yaml:4:2: queue.max_wait_s: given twice"]),
         ("replicas: []\n", ["corral.yaml:1:11: replicas: is empty", "http://127.0.0.1:21001"]),
@@ -353,3 +353,66 @@ def _config_or_config_error(text: str) -> None:
     except ConfigError as error:
         said = str(error)
     assert isinstance(said, Config) or said.startswith("corral.yaml")
+
+
+def test_gpus_are_an_index_a_uuid_a_list_of_them_or_keys() -> None:
+    config = parse_config(
+        "gpus: [0, GPU-ab, [1, 2], {gpus: [MIG-c, 3], models: [big], id: pair, slots: 2, split: row, "
+        "env: {A: 1, B: yes}}]",
+        "c.yaml",
+    )
+    assert config.gpus is not None
+    assert [group.gpus for group in config.gpus.groups] == [("0",), ("GPU-ab",), ("1", "2"), ("MIG-c", "3")]
+    last = config.gpus.groups[-1]
+    assert (last.models, last.id, last.slots, last.split, last.env) == (
+        ("big",),
+        "pair",
+        2,
+        "row",
+        {"A": "1", "B": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "owns"),
+    [
+        ("listen: 127.0.0.1:1\n", True),
+        ("gpus: auto\n", True),
+        ("gpus: auto\n" + LEAST, True),
+        ("gpus: none\n" + LEAST, False),
+        (LEAST, False),
+    ],
+)
+def test_corral_runs_ollamas_of_its_own_unless_replicas_are_listed(text: str, owns: bool) -> None:
+    assert parse_config(text, "c.yaml").owns_replicas is owns
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("gpus: all\n", "gpus: expected auto, none or a list of GPUs, found all"),
+        ("gpus: none\n", "gpus: names no GPU, and there are no replicas: nothing would serve"),
+        ("gpus: [first]\n", "gpus[0]: expected a GPU's index or its UUID (GPU-… or MIG-…), found first"),
+        ("gpus: [[]]\n", "gpus[0]: is empty; name at least one GPU"),
+        ("gpus: [0, [1, 0]]\n", "gpus[1]: GPU 0 is already in gpus[0]"),
+        ("gpus: [{gpus: [0], modles: [a]}]\n", "gpus[0].modles: unknown key; did you mean 'models'?"),
+        ("gpus: [{models: [a]}]\n", "gpus[0].gpus: is missing"),
+        ("gpus: [{gpus: [0], id: x}, {gpus: [1], id: x}]\n", "gpus[1].id: 'x' is already the id of gpus[0]"),
+        ("gpus: [0]\nlarge_models: [big]\n", "large_models: needs gpus: auto"),
+        ("gpus: [{gpus: [0], split: diagonal}]\n", "gpus[0].split: expected one of layer, row, tensor, found diagonal"),
+        ("ollama: {env: {a-b: 1}}\n", "ollama.env.a-b: expected the name of an environment variable, found 'a-b'"),
+        ("ollama: {env: {A: [1]}}\n", "ollama.env.A: expected text or a number"),
+        ("ollama: {env: [A]}\n", "ollama.env: expected names and values (NAME: value), found a list"),
+        ("ollama: {keep_alive: forever}\n", "ollama.keep_alive: expected a duration as Ollama writes it"),
+        ("ollama: {bind_numa: 1}\n", "ollama.bind_numa: expected true or false, found 1"),
+        ("state_dir: 5\n", "state_dir: expected text, found 5"),
+        ("warmup: {seconds: -1}\n", "warmup.seconds: expected a number >= 0"),
+    ],
+)
+def test_a_mistake_about_owned_replicas_is_named_with_its_place(text: str, wanted: str) -> None:
+    assert wanted in refused(text)
+
+
+def test_paths_begin_at_the_folder_of_the_file() -> None:
+    config = parse_config("state_dir: state\nollama: {models: /srv/models}\n", "/etc/corral/c.yaml")
+    assert (config.state_dir, config.ollama.models) == (Path("/etc/corral/state"), Path("/srv/models"))

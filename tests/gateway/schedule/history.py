@@ -2,7 +2,8 @@
 
 Events: ``at 2.5`` · ``submit 1 [model] [kind]`` · ``first 1`` · ``finish 1`` · ``broke 1`` · ``spare 1`` ·
 ``cancel 1`` · ``fail 1 connect`` · ``probe a refused`` · ``heard a`` · ``tags a m n`` · ``ps a m`` ·
-``drain a`` · ``resume a`` · ``replicas a:2 b`` (id:slots) · ``limits 2 300`` · ``tick`` · ``stop``.
+``drain a`` · ``resume a`` · ``hold a coming`` · ``hold a gone`` · ``release a`` · ``replicas a:2 b=m`` (id:slots, and
+the only models it serves) · ``limits 2 300`` · ``tick`` · ``stop``.
 
 Effects: ``send 1 a`` · ``refuse 1 QUEUE_FULL 5`` · ``refresh`` · ``a down`` · ``interrupt 1``; nothing, if none.
 
@@ -21,6 +22,7 @@ from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Ticket
 from corral.model import (
     Decision,
+    Hold,
     InstalledModel,
     LoadedModel,
     OllamaSample,
@@ -120,6 +122,9 @@ class Stage:
                 return scheduler.sampled(OllamaSample(first, now_s, None, None, loaded(*words[1:])), now_s)
             case "drain" | "resume":
                 return scheduler.set_enabled(first, name == "resume", now_s)
+            case "hold" | "release":
+                hold = Hold("starting", coming=words[1] == "coming") if name == "hold" else None
+                return scheduler.set_hold(first, hold, now_s)
             case "replicas":
                 return scheduler.set_replicas([replica(word) for word in words], now_s)
             case "limits":
@@ -154,10 +159,17 @@ class Stage:
 
 
 def replica(word: str) -> Replica:
-    """``a``, ``a:4`` or ``a:4@9001``: id, slots, port."""
+    """``a``, ``a:4``, ``a:4@9001`` or ``a=m,n``: id, slots, port, the only models it serves."""
+    word, _, models = word.partition("=")
     word, _, port = word.partition("@")
     id, _, slots = word.partition(":")
-    return Replica(id, "127.0.0.1", int(port or 1000 + sum(id.encode())), slots=int(slots) if slots else None)
+    return Replica(
+        id,
+        "127.0.0.1",
+        int(port or 1000 + sum(id.encode())),
+        slots=int(slots) if slots else None,
+        models=frozenset(f"{model}:latest" for model in models.split(",")) if models else None,
+    )
 
 
 def words(effect: Effect[Numbered]) -> str:

@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from corral.errors import Fault, Refusal
 from corral.gateway.serve.metrics import Metrics
-from corral.model import Health, ReplicaState, Snapshot
+from corral.model import (
+    Gpu,
+    GpuCondition,
+    GpuProcess,
+    GpuSample,
+    GpuState,
+    GpuVendor,
+    Health,
+    ProcessState,
+    ProcessStatus,
+    ReplicaState,
+    Snapshot,
+    Throttle,
+)
 
 
-def replica(id: str, *, health: Health = Health.UP, enabled: bool = True, slots: int | None = 4) -> ReplicaState:
+def replica(
+    id: str,
+    *,
+    health: Health = Health.UP,
+    enabled: bool = True,
+    slots: int | None = 4,
+    held: str | None = None,
+    gpus: tuple[str, ...] = (),
+) -> ReplicaState:
     known = health is not Health.UNKNOWN
     return ReplicaState(
         id=id,
@@ -15,6 +36,7 @@ def replica(id: str, *, health: Health = Health.UP, enabled: bool = True, slots:
         slots=slots,
         health=health,
         enabled=enabled,
+        held=held,
         reason="answers its probe" if health is Health.UP else "connection refused",
         inflight=1,
         inflight_by_model={"llama3.1:8b": 1},
@@ -22,6 +44,45 @@ def replica(id: str, *, health: Health = Health.UP, enabled: bool = True, slots:
         installed=("llama3.1:8b",) if known else None,
         loaded=("llama3.1:8b",) if known else None,
         sample_age_s=0.5 if known else None,
+        gpus=gpus,
+    )
+
+
+GPU = Gpu("GPU-0a", 0, GpuVendor.NVIDIA, "RTX 4090", 24 << 30)
+SAMPLE = GpuSample(
+    "GPU-0a",
+    99.0,
+    utilisation_ratio=0.75,
+    memory_used_bytes=6 << 30,
+    memory_total_bytes=24 << 30,
+    temperature_celsius=61.0,
+    slowdown_celsius=88.0,
+    power_watts=310.5,
+    power_limit_watts=450.0,
+    energy_joules=1000.0,
+    sm_clock_hz=2.5e9,
+    uncorrected_ecc_errors=0,
+    throttles=frozenset({Throttle.POWER_CAP, Throttle.THERMAL}),
+    processes=(GpuProcess(4321, 5 << 30),),
+)
+"""A GPU that does not tell its highest clock."""
+
+
+def gpus() -> tuple[GpuState, ...]:
+    lost = Gpu("GPU-1b", 1, GpuVendor.NVIDIA, "RTX 3060", 12 << 30)
+    return (
+        GpuState(GPU, "0", GpuCondition.OK, "is read", SAMPLE, 1.0),
+        GpuState(lost, "1", GpuCondition.LOST, "fell off the bus", SAMPLE, 60.0, xid=79, xids=2),
+        GpuState(Gpu("GPU-2c", 2, GpuVendor.NVIDIA, "T4", None), "2", GpuCondition.UNKNOWN, "not read yet", None, None),
+    )
+
+
+def processes() -> tuple[ProcessStatus, ...]:
+    return (
+        ProcessStatus("a", ProcessState.RUNNING, "answers", 4321, 21001, 1, 90.0, True, "/state/logs/a.log", None),
+        ProcessStatus(
+            "c", ProcessState.BACKING_OFF, "exit code 1", None, 21002, 3, 98.0, False, "/state/logs/c.log", 104.0
+        ),
     )
 
 
@@ -30,14 +91,17 @@ def snapshot() -> Snapshot:
         taken_at_s=100.0,
         policy="weighted-least-load",
         replicas=(
-            replica("a"),
+            replica("a", gpus=("GPU-0a",)),
             replica("b", health=Health.DOWN, enabled=False),
-            replica("c", health=Health.UNKNOWN, slots=None),
+            replica("c", health=Health.UNKNOWN, slots=None, held="backing off: exit code 1", gpus=("GPU-1b",)),
         ),
         queued=2,
         queued_by_model={"llama3.1:8b": 2},
         oldest_wait_s=1.25,
         inflight=3,
+        gpus=gpus(),
+        processes=processes(),
+        advice=("big:70b runs partly on the CPU",),
     )
 
 
@@ -55,6 +119,7 @@ def metrics() -> Metrics:
     counters.probe("b", "version", 0.5, False)
     counters.reloaded(True)
     counters.reloaded(False)
+    counters.gpu_rounds, counters.gpu_seconds = 7, 0.125
     return counters
 
 

@@ -29,6 +29,7 @@ class Gateway:
         self.state = history.snapshot()
         self.readiness = (True, "2 of 3 replicas can serve")
         self.broken = False
+        self.restarted: list[str | None] = []
         self.hosts: Collection[str] = ()
 
     def snapshot(self) -> Snapshot:
@@ -45,6 +46,11 @@ class Gateway:
         self.state = replace(
             self.state, replicas=tuple(self._set(one, replica_id, enabled) for one in self.state.replicas)
         )
+
+    def restart(self, replica_id: str | None) -> None:
+        if replica_id not in (None, *[one.id for one in self.state.processes]):
+            raise CorralError(f"{replica_id} is not run by Corral")
+        self.restarted.append(replica_id)
 
     @staticmethod
     def _set(one: ReplicaState, replica_id: str, enabled: bool) -> ReplicaState:
@@ -97,6 +103,7 @@ async def test_the_snapshot_has_its_documented_keys(admin: Admin) -> None:
         "id": "a",
         "health": "up",
         "enabled": True,
+        "held": None,
         "reason": "answers its probe",
         "weight": 2.5,
         "slots": 4,
@@ -106,6 +113,45 @@ async def test_the_snapshot_has_its_documented_keys(admin: Admin) -> None:
         "installed": ["llama3.1:8b"],
         "loaded": ["llama3.1:8b"],
         "sample_age_s": 0.5,
+        "models": None,
+        "gpus": ["GPU-0a"],
+        "process": {
+            "state": "running",
+            "reason": "answers",
+            "for_s": 10.0,
+            "pid": 4321,
+            "port": 21001,
+            "restarts": 1,
+            "next_start_in_s": None,
+            "adopted": True,
+            "log": "/state/logs/a.log",
+        },
+    }
+    assert page.pop("gpus")[0] == {
+        "gpu": "0",
+        "uuid": "GPU-0a",
+        "name": "RTX 4090",
+        "vendor": "nvidia",
+        "memory_bytes": 24 << 30,
+        "condition": "ok",
+        "reason": "is read",
+        "xid": None,
+        "sample_age_s": 1.0,
+        "sample": {
+            "utilisation_ratio": 0.75,
+            "memory_used_bytes": 6 << 30,
+            "memory_total_bytes": 24 << 30,
+            "temperature_celsius": 61.0,
+            "slowdown_celsius": 88.0,
+            "power_watts": 310.5,
+            "power_limit_watts": 450.0,
+            "energy_joules": 1000.0,
+            "sm_clock_hz": 2.5e9,
+            "max_sm_clock_hz": None,
+            "throttles": ["power cap", "software thermal slowdown"],
+            "uncorrected_ecc_errors": 0,
+            "processes": [{"pid": 4321, "memory_bytes": 5 << 30}],
+        },
     }
     assert page == {
         "schema": 1,
@@ -114,6 +160,7 @@ async def test_the_snapshot_has_its_documented_keys(admin: Admin) -> None:
         "reason": "2 of 3 replicas can serve",
         "policy": "weighted-least-load",
         "requests": {"in_flight": 3, "queued": 2, "queued_by_model": {"llama3.1:8b": 2}, "oldest_wait_s": 1.25},
+        "advice": ["big:70b runs partly on the CPU"],
     }
 
 
@@ -140,6 +187,18 @@ async def test_a_replica_is_drained_and_resumed_and_the_answer_shows_it(admin: A
 
 async def test_an_unknown_replica_is_answered_with_the_known_ones(admin: Admin) -> None:
     assert await admin.ask("POST", "/replicas/z/drain") == (404, {"error": "no replica 'z'; known: a, b, c"})
+
+
+async def test_an_ollama_that_corral_runs_is_restarted_and_all_of_them_are(admin: Admin) -> None:
+    status, page = await admin.ask("POST", "/replicas/a/restart")
+    assert (status, page["id"], page["process"]["state"]) == (200, "a", "running")
+    assert await admin.ask("POST", "/restart") == (200, {"id": None, "restarting": ["a", "c"]})
+    assert admin.gateway.restarted == ["a", None]
+
+
+async def test_an_ollama_that_somebody_else_runs_is_not_restarted(admin: Admin) -> None:
+    assert await admin.ask("POST", "/replicas/b/restart") == (409, {"error": "b is not run by Corral"})
+    assert await admin.ask("POST", "/replicas/z/restart") == (404, {"error": "no replica 'z'; known: a, b, c"})
 
 
 async def test_draining_needs_a_post(admin: Admin) -> None:

@@ -1,0 +1,302 @@
+"""What Corral does with this machine: it reads the GPUs, plans the Ollamas, keeps them running, and tells the gateway.
+
+The parts know nothing of each other: a loss that the board sees becomes the supervisor's affair here, and what becomes
+of a replica's process here becomes a hold in the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from random import Random
+from typing import Final, Protocol
+
+import aiohttp
+from corral.probes.reader import GpuReader
+
+from corral.errors import CorralError, OperatorError
+from corral.gateway.config import Config
+from corral.gateway.layout.advice import runtime_advice
+from corral.gateway.layout.choose import make_plan
+from corral.gateway.layout.facts import gather
+from corral.gateway.layout.fallback import fell_back
+from corral.gateway.layout.free import free_bytes
+from corral.gateway.layout.names import gpu_uuids
+from corral.gateway.layout.plan import Facts, Plan, ReplicaPlan
+from corral.gateway.run.ledger import default_state_dir
+from corral.gateway.run.processes import marked
+from corral.gateway.run.supervisor import Supervisor
+from corral.gateway.serve.gpus import GpuBoard
+from corral.model import GpuState, Hold, LoadedModel, ProcessState, ProcessStatus, Replica
+from corral.probes.gpu import GpuSource
+
+log: Final = logging.getLogger("corral.gateway")
+
+_FIRST_SAMPLES_S: Final = 1.0
+_GONE: Final = (ProcessState.STOPPED, ProcessState.FAILED)
+"""States that end by themselves only if something else happens: nobody should wait for it."""
+
+
+class OwnerFeed(Protocol):
+    """The gateway's side. Called on the event loop."""
+
+    def replicas_changed(self) -> None: ...
+
+    def set_hold(self, replica_id: str, hold: Hold | None) -> None: ...
+
+    def inflight(self, replica_id: str) -> int: ...
+
+
+class Owner:
+    """Built by ``app.py``. Call :meth:`start` once and :meth:`close` at the end."""
+
+    def __init__(
+        self,
+        feed: OwnerFeed,
+        board: GpuBoard,
+        sources: Sequence[GpuSource],
+        session: aiohttp.ClientSession,
+        environ: Mapping[str, str],
+        clock: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self._feed = feed
+        self._board = board
+        self._reader = GpuReader(sources, board, clock, board.interval_s)
+        self._session = session
+        self._environ = environ
+        self._clock = clock
+        self._rng = rng
+        self._supervisor: Supervisor | None = None
+        self._plans: dict[str, ReplicaPlan] = {}
+        self._external: tuple[Replica, ...] = ()
+        self._advice: dict[str, str] = {}
+        self._reserve_bytes = 0
+        self._free_bytes: dict[str, int] = {}
+        self._suspected: set[str] = set()
+        """Replicas that were restarted because a model fell back to the CPU, and have not proved well since."""
+        board.watcher = self
+
+    # -- begin, change, end
+
+    async def start(self, config: Config) -> None:
+        """Find the GPUs, and start what is planned for them. Raises OperatorError where the plan cannot be carried out.
+
+        Where the layout needs nothing of the GPUs, a slow driver does not hold up the start.
+        """
+        if config.owns_replicas or any(replica.gpus for replica in config.replicas):
+            self._board.use(await self._reader.start())
+            await self.use(config)
+        else:
+            await self.use(config)
+            self._later = asyncio.create_task(self._survey_later(), name="first look at the GPUs")
+
+    async def use(self, config: Config) -> None:
+        """Plan anew for ``config`` and change what runs to it. Raises OperatorError, and then nothing has changed."""
+        external = self._resolve(config)
+        plan = await self._plan(config) if config.owns_replicas else Plan(())
+        self._external, self._reserve_bytes = external, config.memory_reserve_bytes
+        self._board.interval_s = config.probes.gpu_interval_s
+        self._reader.set_interval(config.probes.gpu_interval_s)
+        self._plans = {replica.id: replica for replica in plan.replicas}
+        if self._supervisor is None and plan.replicas:
+            await self._begin(config, plan)
+        elif self._supervisor is not None:
+            self._supervisor.set_rules(
+                restart=config.restart,
+                logs=config.replica_logs,
+                warmup=config.warmup,
+                first_port=config.ollama.first_port,
+                drain_s=config.timeouts.drain_s,
+            )
+            self._supervisor.set_plans(plan.replicas)
+        self._advice = {text: text for text in plan.advice}
+        for text in (*plan.notes, *plan.advice):
+            log.info('plan note="%s"', text)
+        self._feed.replicas_changed()
+
+    async def close(self) -> None:
+        """End every Ollama that runs for Corral, and the reading of the GPUs."""
+        if self._supervisor is not None:
+            await self._supervisor.close()
+        await self._reader.close()
+
+    async def _survey_later(self) -> None:
+        self._board.use(await self._reader.start())
+
+    async def _plan(self, config: Config) -> Plan:
+        await self._first_samples()
+        facts = await asyncio.to_thread(self._gather, config)
+        if facts.program is None:
+            raise OperatorError(_no_program(config))
+        return make_plan(config, facts)
+
+    def _gather(self, config: Config) -> Facts:
+        """What is free of a GPU is measured once: later, what runs there by then would count as taken."""
+        unknown = [sample for sample in self._board.samples() if sample.uuid not in self._free_bytes]
+        if unknown:
+            own_pids = {process.id.pid for process in marked("")}
+            self._free_bytes |= free_bytes(unknown, own_pids)
+        return replace(gather(config, self._board.survey, self._environ), free_bytes=dict(self._free_bytes))
+
+    async def _first_samples(self) -> None:
+        """Wait a moment for a reading of each GPU; one that is late is planned for without."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SAMPLES_S):
+                await self._board.looked.wait()
+
+    def _resolve(self, config: Config) -> tuple[Replica, ...]:
+        survey = self._board.survey
+        return tuple(
+            each.to_replica(gpu_uuids(each.gpus, survey, f"replicas[{index}].gpus"))
+            for index, each in enumerate(config.replicas)
+        )
+
+    async def _begin(self, config: Config, plan: Plan) -> None:
+        state_dir = config.state_dir or default_state_dir(self._environ)
+        supervisor = Supervisor(
+            self,
+            state_dir=state_dir,
+            environ=self._environ,
+            restart=config.restart,
+            logs=config.replica_logs,
+            warmup=config.warmup,
+            first_port=config.ollama.first_port,
+            drain_s=config.timeouts.drain_s,
+            clock=self._clock,
+            rng=self._rng,
+            session=self._session,
+        )
+        self._supervisor = supervisor
+        await supervisor.start(plan.replicas)
+
+    # -- what others may know
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """Those that Corral runs, then those that somebody else runs."""
+        owned = () if self._supervisor is None else self._supervisor.replicas()
+        return (*owned, *self._external)
+
+    def processes(self) -> tuple[ProcessStatus, ...]:
+        return () if self._supervisor is None else self._supervisor.statuses()
+
+    def gpus(self) -> tuple[GpuState, ...]:
+        return self._board.states()
+
+    def advice(self) -> tuple[str, ...]:
+        return tuple(self._advice.values())
+
+    # -- what the operator asks
+
+    def restart(self, replica_id: str | None) -> None:
+        """One replica, or (None) all in turn. Raises CorralError where Corral runs none such."""
+        supervisor = self._supervisor
+        if supervisor is None or not supervisor.statuses():
+            raise CorralError("Corral runs no Ollama of its own here, so it can restart none")
+        if replica_id is None:
+            supervisor.restart_all("asked for by the operator")
+            return
+        try:
+            supervisor.restart(replica_id, "asked for by the operator")
+        except KeyError:
+            raise CorralError(f"{replica_id} is not run by Corral; whoever runs it can restart it") from None
+
+    # -- the supervisor's feed
+
+    def replicas_changed(self) -> None:
+        self._feed.replicas_changed()
+
+    def hold(self, replica_id: str, reason: str) -> None:
+        self._feed.set_hold(replica_id, Hold(reason, coming=self._state(replica_id) not in _GONE))
+
+    def release(self, replica_id: str) -> None:
+        self._feed.set_hold(replica_id, None)
+
+    def inflight(self, replica_id: str) -> int:
+        return self._feed.inflight(replica_id)
+
+    def process_changed(self, status: ProcessStatus) -> None:
+        if status.state is not ProcessState.RUNNING:
+            self._feed.set_hold(status.id, Hold(f"{status.state.value}: {status.reason}", status.state not in _GONE))
+
+    def _state(self, replica_id: str) -> ProcessState:
+        states = {status.id: status.state for status in self.processes()}
+        return states.get(replica_id, ProcessState.STARTING)
+
+    # -- the board's watcher
+
+    def gpu_lost(self, uuid: str, reason: str) -> None:
+        if self._supervisor is not None:
+            self._supervisor.gpu_lost(uuid, reason)
+
+    def gpu_back(self, uuid: str) -> None:
+        if self._supervisor is not None:
+            self._supervisor.gpu_back(uuid)
+
+    def gpu_xid(self, uuid: str, code: int) -> None:
+        if self._supervisor is not None:
+            self._supervisor.gpu_xid(uuid, code)
+
+    def gpu_read(self, uuid: str, *, well: bool) -> None:
+        if self._supervisor is not None:
+            self._supervisor.gpu_read(uuid, well=well)
+
+    # -- what is loaded
+
+    def loaded(self, replica_id: str, models: Sequence[LoadedModel]) -> None:
+        """A reading of ``/api/ps``: advise on models too big for their GPU, and restart once what fell to the CPU."""
+        plan = self._plans.get(replica_id)
+        if plan is None or not plan.gpus:
+            return
+        for model in models:
+            self._advise(f"{replica_id} {model.name}", runtime_advice(model, plan))
+        free_bytes = self._unused_bytes(plan)
+        if free_bytes is None:
+            return
+        fallen = fell_back(models, free_bytes + sum(model.size_vram_bytes for model in models))
+        if fallen is not None:
+            self._fell_back(replica_id, fallen)
+        elif any(model.size_vram_bytes >= model.size_bytes > 0 for model in models):
+            self._suspected.discard(replica_id)
+
+    def _advise(self, key: str, text: str | None) -> None:
+        if text is not None and key not in self._advice:
+            log.warning('advice text="%s"', text)
+            self._advice[key] = text
+
+    def _fell_back(self, replica_id: str, model: LoadedModel) -> None:
+        running = self._state(replica_id) is ProcessState.RUNNING
+        if self._supervisor is None or not running or replica_id in self._suspected:
+            return
+        self._suspected.add(replica_id)
+        log.warning(
+            'replica_fell_back_to_cpu replica=%s model=%s size=%d in_gpu=%d consequence="restarted once"',
+            replica_id,
+            model.name,
+            model.size_bytes,
+            model.size_vram_bytes,
+        )
+        self._supervisor.restart(replica_id, f"{model.name} ran on the CPU although it fits the GPU")
+
+    def _unused_bytes(self, plan: ReplicaPlan) -> int | None:
+        """What nobody uses of the replica's GPUs now, the reserve not counted; None: not known."""
+        samples = [self._board.fresh(gpu.uuid) for gpu in plan.gpus]
+        unused_bytes = 0
+        for sample in samples:
+            if sample is None or sample.memory_total_bytes is None or sample.memory_used_bytes is None:
+                return None
+            unused_bytes += sample.memory_total_bytes - sample.memory_used_bytes
+        return unused_bytes - len(plan.gpus) * self._reserve_bytes
+
+
+def _no_program(config: Config) -> str:
+    binary = config.ollama.binary
+    return (
+        f"the program {binary!r} was not found, so no Ollama can be started\n"
+        "  get it from https://ollama.com/download, or name it: ollama: {binary: /path/to/ollama}\n"
+        "  Ollamas that run elsewhere are listed under replicas: (corral check-config --help)\n"
+        "  without one, `corral demo` shows Corral with emulated replicas"
+    )
