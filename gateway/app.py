@@ -20,7 +20,6 @@ from typing import Final
 import aiohttp
 import uvloop
 from aiohttp import web
-from corral.probes.reader import sources
 
 from corral.errors import OperatorError
 from corral.gateway.carrier import Carrier
@@ -40,6 +39,7 @@ from corral.gateway.wire.outbox import Outbox
 from corral.gateway.wire.pool import Pool
 from corral.model import Policy, Replica
 from corral.probes.ollama import OllamaProbe, probe_session
+from corral.probes.reader import sources
 
 log: Final = logging.getLogger("corral.gateway")
 

@@ -15,7 +15,6 @@ from random import Random
 from typing import Final, Protocol
 
 import aiohttp
-from corral.probes.reader import GpuReader
 
 from corral.errors import CorralError, OperatorError
 from corral.gateway.config import Config
@@ -25,13 +24,14 @@ from corral.gateway.layout.facts import gather
 from corral.gateway.layout.fallback import fell_back
 from corral.gateway.layout.free import free_bytes
 from corral.gateway.layout.names import gpu_uuids
-from corral.gateway.layout.plan import Facts, Plan, ReplicaPlan
+from corral.gateway.layout.plan import Plan, ReplicaPlan
+from corral.gateway.run.census import Census
 from corral.gateway.run.ledger import default_state_dir
-from corral.gateway.run.processes import marked
 from corral.gateway.run.supervisor import Supervisor
 from corral.gateway.serve.gpus import GpuBoard
 from corral.model import GpuState, Hold, LoadedModel, ProcessState, ProcessStatus, Replica
 from corral.probes.gpu import GpuSource
+from corral.probes.reader import GpuReader
 
 log: Final = logging.getLogger("corral.gateway")
 
@@ -76,6 +76,8 @@ class Owner:
         self._advice: dict[str, str] = {}
         self._reserve_bytes = 0
         self._free_bytes: dict[str, int] = {}
+        self._lost: dict[str, str] = {}
+        """Why, by GPU; also while no supervisor is there to be told."""
         self._suspected: set[str] = set()
         """Replicas that were restarted because a model fell back to the CPU, and have not proved well since."""
         board.watcher = self
@@ -129,18 +131,19 @@ class Owner:
 
     async def _plan(self, config: Config) -> Plan:
         await self._first_samples()
-        facts = await asyncio.to_thread(self._gather, config)
+        await self._measure_free()
+        facts = await asyncio.to_thread(gather, config, self._board.survey, self._environ)
+        facts = replace(facts, free_bytes=dict(self._free_bytes))
         if facts.program is None:
             raise OperatorError(_no_program(config))
         return make_plan(config, facts)
 
-    def _gather(self, config: Config) -> Facts:
+    async def _measure_free(self) -> None:
         """What is free of a GPU is measured once: later, what runs there by then would count as taken."""
         unknown = [sample for sample in self._board.samples() if sample.uuid not in self._free_bytes]
         if unknown:
-            own_pids = {process.id.pid for process in marked("")}
-            self._free_bytes |= free_bytes(unknown, own_pids)
-        return replace(gather(config, self._board.survey, self._environ), free_bytes=dict(self._free_bytes))
+            own = await Census().take("")
+            self._free_bytes |= free_bytes(unknown, {process.id.pid for process in own})
 
     async def _first_samples(self) -> None:
         """Wait a moment for a reading of each GPU; one that is late is planned for without."""
@@ -171,6 +174,8 @@ class Owner:
             session=self._session,
         )
         self._supervisor = supervisor
+        for uuid, reason in self._lost.items():
+            supervisor.gpu_lost(uuid, reason)
         await supervisor.start(plan.replicas)
 
     # -- what others may know
@@ -229,10 +234,12 @@ class Owner:
     # -- the board's watcher
 
     def gpu_lost(self, uuid: str, reason: str) -> None:
+        self._lost[uuid] = reason
         if self._supervisor is not None:
             self._supervisor.gpu_lost(uuid, reason)
 
     def gpu_back(self, uuid: str) -> None:
+        self._lost.pop(uuid, None)
         if self._supervisor is not None:
             self._supervisor.gpu_back(uuid)
 

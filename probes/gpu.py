@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from corral.model import GpuFault, GpuMiss, GpuSample, GpuSurvey, GpuXid
+from corral.model import GpuFault, GpuMiss, GpuSample, GpuSurvey, GpuVendor, GpuXid
 
 
 class GpuReadError(Exception):
@@ -17,7 +17,13 @@ class GpuReadError(Exception):
 
 
 class GpuSource(Protocol):
-    """One vendor's driver. Every method may block for as long as the driver likes, so none is called on the loop."""
+    """One vendor's driver. Every method may block for as long as the driver likes, so none is called on the loop.
+
+    A call that hangs is left alone on its thread, and the others are made from another one meanwhile.
+    """
+
+    @property
+    def vendor(self) -> GpuVendor: ...
 
     def survey(self) -> GpuSurvey:
         """Find the GPUs, anew at each call; a driver that is not there is an empty survey, not an error."""

@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Final
 
 import click
 
+from corral.gateway.cli.emulated_gpus import EmulatedGpus, emulated_gpus
 from corral.gateway.cli.emulators import EmulatedReplica, Emulators
-from corral.gateway.cli.messages import DEMO_IS_EMULATED, copy_and_try
+from corral.gateway.cli.messages import DEMO_IS_EMULATED, GPUS_NOT_SHOWN, copy_and_try
 from corral.gateway.cli.options import debug_option
 from corral.gateway.cli.ports import next_free
 from corral.gateway.cli.serving import LOG_LEVELS, serve_config
-from corral.gateway.config import Address, Config, ReplicaConfig, ReplicaUrl
+from corral.gateway.config import Address, Config, ProbesConfig, ReplicaConfig, ReplicaUrl
 from corral.gateway.config.addresses import parse_address
 
 MODELS: Final = ("llama3.1:8b", "qwen2.5:7b", "all-minilm")
@@ -67,15 +69,30 @@ def demo(listen: str | None, admin_listen: str | None, speed: float, count: int,
     asked = (_given(listen, "--listen"), _given(admin_listen, "--admin-listen"))
     emulated = emulated_replicas(count)
     click.echo(DEMO_IS_EMULATED.format(count=count) + "\n")
+    with emulated_gpus([replica.gpu for replica in emulated]) as gpus:
+        emulated = [replace(replica, gpu_file=file) for replica, file in zip(emulated, gpus.files, strict=True)]
+        return _serve(emulated, gpus, speed, asked, log_level)
+
+
+def _serve(
+    emulated: Sequence[EmulatedReplica],
+    gpus: EmulatedGpus,
+    speed: float,
+    asked: tuple[Address | None, Address | None],
+    log_level: str,
+) -> int:
     with Emulators(emulated, MODELS, speed) as emulators:
         urls = emulators.urls()
+        unseen = gpus.ready()
+        if unseen is not None:
+            click.echo(GPUS_NOT_SHOWN.format(why=unseen) + "\n")
         client, admin = choose_addresses(*asked)  # as late as can be: a port that is free now may soon be taken
-        config = demo_config(client, admin, emulated, urls)
+        config = demo_config(client, admin, emulated, urls, gpus_shown=unseen is None)
         return serve_config(
             None,
             config,
             log_level=log_level,
-            after_card=lambda ready: copy_and_try(ready.url, MODELS[0], _python()),
+            after_card=lambda ready: copy_and_try(ready.url, ready.admin_url, MODELS[0], _python(), _corral()),
         )
 
 
@@ -89,13 +106,24 @@ def emulated_replicas(count: int) -> list[EmulatedReplica]:
 
 
 def demo_config(
-    listen: Address, admin: Address, emulated: Sequence[EmulatedReplica], urls: Sequence[ReplicaUrl]
+    listen: Address,
+    admin: Address,
+    emulated: Sequence[EmulatedReplica],
+    urls: Sequence[ReplicaUrl],
+    *,
+    gpus_shown: bool,
 ) -> Config:
     replicas = tuple(
-        ReplicaConfig(id=replica.id, url=url, weight=replica.weight, slots=replica.parallel)
-        for replica, url in zip(emulated, urls, strict=True)
+        ReplicaConfig(
+            id=replica.id,
+            url=url,
+            weight=replica.weight,
+            slots=replica.parallel,
+            gpus=(str(number),) if gpus_shown else (),
+        )
+        for number, (replica, url) in enumerate(zip(emulated, urls, strict=True))
     )
-    return Config(listen=listen, admin_listen=admin, replicas=replicas)
+    return Config(listen=listen, admin_listen=admin, replicas=replicas, probes=ProbesConfig(gpu_interval_s=0.5))
 
 
 def choose_addresses(listen: Address | None, admin_listen: Address | None) -> tuple[Address, Address]:
@@ -113,7 +141,14 @@ def _given(text: str | None, option: str) -> Address | None:
 
 def _python() -> str:
     """A Python that has the ``ollama`` package, as a person would type it."""
-    if not find_spec("ollama"):
-        return "pip install ollama && python3"
-    path = Path(sys.executable)
+    return _typed(Path(sys.executable)) if find_spec("ollama") else "pip install ollama && python3"
+
+
+def _corral() -> str:
+    """This command, as a person would type it."""
+    beside = Path(sys.executable).with_name("corral")
+    return _typed(beside) if beside.exists() else "corral"
+
+
+def _typed(path: Path) -> str:
     return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

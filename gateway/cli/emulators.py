@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
@@ -33,6 +34,8 @@ class EmulatedReplica:
     gpu: str
     parallel: int
     weight: float
+    gpu_file: Path | None = None
+    """Takes the readings of its GPU."""
 
 
 class Emulators:
@@ -81,6 +84,7 @@ class Emulators:
 
     def _line(self, replica: EmulatedReplica) -> list[str]:
         own = ["--listen", "127.0.0.1:0", "--gpu", replica.gpu, "--parallel", str(replica.parallel)]
+        own += [] if replica.gpu_file is None else ["--gpu-file", str(replica.gpu_file)]
         return [*self._command, *own, *self._options, "--until-stdin-closes"]
 
     def _end(self) -> None:

@@ -66,12 +66,16 @@ This is a demo. The {count} replicas behind the gateway are emulated: no GPU is 
 and the text they answer is invented. Their speeds follow measured figures of the GPUs they are named after."""
 
 
+GPUS_NOT_SHOWN = "The readings of the emulated GPUs are not shown: {why}"
+
+
 def port_moved(what: str, taken: int, free: int) -> str:
     return f"port {taken} is taken on this machine: {what} uses {free} instead"
 
 
-def copy_and_try(url: str, model: str, python: str) -> str:
-    """Three commands to copy: native, OpenAI, and a Python client run by ``python``."""
+def copy_and_try(url: str, admin_url: str, model: str, python: str, corral: str) -> str:
+    """Three commands to copy: native, OpenAI, and a Python client run by ``python``; and the one that shows it."""
+    flag = _admin_flag(admin_url)
     url = client_url(url)
     question = '{"role":"user","content":"Why is the sky blue?"}'
     asked = question.replace('"', "'")
@@ -84,5 +88,7 @@ Copy one of these into another terminal:
     -d '{{"model":"{model}","messages":[{question}]}}'
 
   {python} -c "import ollama; print(ollama.Client('{url}').chat('{model}', [{asked}]).message.content)"
+
+`{corral} status{flag}` shows the replicas, their GPUs and what they do.
 
 Ctrl-C ends the demo and its emulated replicas."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import msgspec
 
 from corral.errors import OperatorError
+from corral.gateway.cli.messages import client_url
 from corral.gateway.cli.options import config_file, debug_option, json_option
 from corral.gateway.config import Config, load_config
 from corral.gateway.config.environment import with_environment
@@ -54,8 +57,22 @@ def plan(config_path: Path | None, facts_path: Path | None, as_json: bool) -> in
     config = _config(config_path)
     facts = _facts_here(config) if facts_path is None else read_facts(facts_path)
     made = make_plan(config, facts)
+    if facts_path is None:
+        made = replace(made, advice=(*made.advice, *_advice_of_running(config, made.advice)))
     click.echo(json.dumps(plan_json(made, facts), indent=2) if as_json else plan_text(made, facts))
     return 0
+
+
+def _advice_of_running(config: Config, known: Sequence[str]) -> list[str]:
+    """What a gateway that runs with this configuration has seen of models too big for their GPU; none runs: nothing."""
+    from corral.gateway.cli.admin_client import ask
+
+    admin = client_url(f"http://{config.admin_listen}")
+    try:
+        advice = ask(admin, "GET", "/snapshot").get("advice")
+    except OperatorError:
+        return []
+    return [f"{text} (seen by the gateway that runs)" for text in advice or () if text not in known]
 
 
 def _config(path: Path | None) -> Config:

@@ -68,7 +68,7 @@ async def test_version() -> None:
         (["serv"], "error: no command 'serv'; did you mean 'serve'?\n  see: corral --help\n"),
         (["qqq"], "error: no command 'qqq'; known: serve, demo"),
         (["serve", "--confg", "x"], "error: no such option '--confg'. Did you mean '--config'?\n  see: corral serve"),
-        (["serve"], "error: missing option '--config'.\n  see: corral serve --help\n"),
+        (["drain"], "error: missing argument 'ID'.\n  see: corral drain --help\n"),
         (["demo", "--speed", "fast"], "error: invalid value for '--speed': 'fast' is not a valid float"),
         (["demo", "--listen", "11434"], "error: invalid value for --listen: has no port"),
     ],

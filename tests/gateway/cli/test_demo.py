@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
@@ -29,6 +32,14 @@ async def shell(command: str) -> str:
     out, err = await asyncio.wait_for(child.communicate(), 30)
     assert child.returncode == 0, err.decode()
     return out.decode()
+
+
+async def generate(url: str) -> None:
+    """A long answer, read to its end."""
+    question = {"model": "llama3.1:8b", "prompt": "x", "options": {"num_predict": 2000}}
+    async with aiohttp.ClientSession() as session, session.post(f"{url}/api/generate", json=question) as answer:
+        assert answer.status == 200
+        await answer.read()
 
 
 async def commands(demo: Running) -> list[str]:
@@ -60,6 +71,49 @@ async def test_status_shows_three_unequal_replicas_that_serve() -> None:
         shown = (await corral("status", "--admin", admin)).out
         for name in ("rtx-3060", "rtx-4090", "rtx-5090"):
             assert f"\n{name}" in shown
+        demo.process.send_signal(signal.SIGTERM)
+        assert await demo.ended() == 0
+
+
+async def test_the_gpus_are_shown_and_their_load_moves() -> None:
+    async with running(*DEMO[:-1], "1") as demo:
+        url = (await demo.until("  clients ")).split()[1]
+        admin = (await demo.until("  admin ")).split()[1]
+        await demo.until("Ctrl-C ends the demo")
+
+        async def gpus() -> list[dict[str, Any]]:
+            page = json.loads((await corral("status", "--json", "--admin", admin)).out)
+            found: list[dict[str, Any]] = page["gpus"]
+            return found
+
+        first = await gpus()
+        assert [gpu["name"] for gpu in first] == [
+            "NVIDIA GeForce RTX 3060",
+            "NVIDIA GeForce RTX 4090",
+            "NVIDIA GeForce RTX 5090",
+        ]
+        asking = asyncio.create_task(generate(url))
+        busy: set[str] = set()
+        async with asyncio.timeout(30):
+            while not busy:
+                for before, now in zip(first, await gpus(), strict=True):
+                    sample = now["sample"]
+                    if sample and sample["utilisation_ratio"] and sample["memory_used_bytes"]:
+                        assert before["sample"] is None or sample["power_watts"] > before["sample"]["power_watts"]
+                        busy.add(now["gpu"])
+        asking.cancel()
+        await asyncio.wait({asking})
+        page = json.loads((await corral("status", "--json", "--admin", admin)).out)
+        assert all(len(replica["gpus"]) == 1 for replica in page["replicas"])
+        demo.process.send_signal(signal.SIGTERM)
+        demo.process.send_signal(signal.SIGTERM)
+        assert await demo.ended() == 0
+
+
+async def test_without_a_compiler_the_demo_runs_and_says_what_it_cannot_show() -> None:
+    async with running(*DEMO, PATH="/nowhere") as demo:
+        assert "compiler" in await demo.until("The readings of the emulated GPUs are not shown")
+        await demo.until("Ctrl-C ends the demo")
         demo.process.send_signal(signal.SIGTERM)
         assert await demo.ended() == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import urllib.request
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from corral.gateway.cli.up import Machine, advice, config_file, look_around
+from corral.gateway.cli.options import config_file
+from corral.gateway.cli.up import advice, look_around
 from corral.gateway.config import Config, ReplicaUrl, parse_config
+from tests.emulator.ollama_binary import make_ollama
 from tests.gateway.cli.shell import Running, corral, environment
 from tests.probes.fake_ollama import fake_ollama
 
@@ -36,26 +39,19 @@ async def test_a_named_configuration_that_is_missing_is_an_error_and_not_a_demo(
     assert ended.err.startswith("error: gone.yaml: no such file")
 
 
-@pytest.mark.parametrize(
-    ("machine", "wanted"),
-    [
-        (Machine(None, "/usr/bin/ollama", None), "Ollama is installed (/usr/bin/ollama), but none answers"),
-        (Machine(None, None, "/dev/nvidia0"), "A GPU is here (/dev/nvidia0), but no Ollama"),
-    ],
-)
-def test_what_is_found_is_said_and_the_configuration_to_copy_is_valid(machine: Machine, wanted: str) -> None:
-    text = advice(machine)
-    assert text.startswith(wanted)
-    assert "Corral does not start Ollamas itself" in text
-    config = shown(text)
-    assert str(config.replicas[0].url) == "http://127.0.0.1:21001"
+def test_a_gpu_without_the_program_is_said_with_what_to_get() -> None:
+    text = advice("/dev/nvidia0")
+    assert text.startswith("A GPU is here (/dev/nvidia0), but no program `ollama`")
+    assert "https://ollama.com/download" in text
+    example = next(line for line in text.splitlines() if line.startswith("ollama: "))
+    assert parse_config(example, "corral.yaml").ollama.binary == "/opt/ollama/bin/ollama"
 
 
 def shown(text: str) -> Config:
     """The configuration to copy, which must be valid."""
     lines = text.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("listen:"))
-    return parse_config("\n".join(lines[first : lines.index("", first)]), "corral.yaml")
+    return parse_config("\n".join(lines[first : first + 3]), "corral.yaml")
 
 
 AS_ON_THIS_PORT = """
@@ -82,10 +78,11 @@ async def test_a_running_ollama_is_served_in_front_of_and_said_how_to_change_pla
         try:
             await up.until(f"An Ollama (version 0.32.15) answers on 127.0.0.1:{port}: Corral goes in front of it.")
             url = (await up.until("  clients ")).split()[1]
-            await up.until("Run the same command again.")
+            await up.until('  - {id: a, url: "http://127.0.0.1:21001"}')
             said = "\n".join(up.said)
             assert f"who asks {url} comes through Corral" in said
-            assert "restart the Ollama on another port: OLLAMA_HOST=127.0.0.1:21001 ollama serve" in said
+            assert "stop that Ollama" in said
+            assert "restart it with OLLAMA_HOST=127.0.0.1:21001" in said
             assert str(shown(said).listen) == f"127.0.0.1:{port}"
             with await asyncio.to_thread(urllib.request.urlopen, f"{url}/api/version", timeout=10) as answer:
                 assert answer.status == 200
@@ -95,6 +92,32 @@ async def test_a_running_ollama_is_served_in_front_of_and_said_how_to_change_pla
             if child.returncode is None:
                 child.kill()
             await child.wait()
+
+
+async def test_where_the_program_is_installed_up_runs_it(tmp_path: Path) -> None:
+    folder = make_ollama(tmp_path / "bin").parent
+    path = f"{folder}:{os.environ['PATH']}"
+    up = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", AS_ON_THIS_PORT, "up", "1"),
+        cwd=tmp_path,
+        env=environment(PATH=path, HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path), CORRAL_NVML_LIBRARY="/nowhere.so"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    running = Running(up)
+    try:
+        line = await running.until("Corral runs it, as `corral serve` does.")
+        assert str(folder / "ollama") in line
+        try:
+            await running.until("replica_started replica=cpu")
+        except AssertionError:
+            if "in use" in "".join(running.said) or "is taken by" in "".join(running.said):
+                pytest.skip("Ollama's own port is taken on this machine")
+            raise
+    finally:
+        if up.returncode is None:
+            up.terminate()
+            assert await running.ended() == 0
 
 
 def test_a_gpu_is_known_by_its_device_file(tmp_path: Path) -> None:

@@ -116,10 +116,9 @@ class Stage:
             case "heard":
                 scheduler.progress(first, now_s)
                 return []
-            case "tags":
-                return scheduler.sampled(OllamaSample(first, now_s, None, installed(*words[1:]), None), now_s)
-            case "ps":
-                return scheduler.sampled(OllamaSample(first, now_s, None, None, loaded(*words[1:])), now_s)
+            case "tags" | "ps":
+                lists = (installed(*words[1:]), None) if name == "tags" else (None, loaded(*words[1:]))
+                return scheduler.sampled(OllamaSample(first, now_s, None, *lists), now_s)
             case "drain" | "resume":
                 return scheduler.set_enabled(first, name == "resume", now_s)
             case "hold" | "release":

@@ -1,0 +1,1 @@
+"""``corral doctor``: facts of the machine are gathered, checks judge them, a page shows the verdicts."""
