@@ -8,8 +8,8 @@ import msgspec
 
 from corral.gateway.config.schema import Config, PolicyConfig, ReplicaConfig
 
-NEEDS_RESTART = frozenset({"listen", "admin_listen"})
-"""Keys whose new value only counts after a restart: their sockets are open."""
+NEEDS_RESTART = frozenset({"listen", "admin_listen", "state_dir"})
+"""Keys whose new value only counts after a restart: their sockets and their lock are open."""
 
 
 def diff_config(old: Config, new: Config) -> list[str]:

@@ -57,6 +57,9 @@ def test_every_key_of_the_snapshot_is_listed() -> None:
     page = snapshot_json(history.snapshot())
     keys = {"schema", "version", "ready", "reason", "policy"}
     keys |= {f"requests.{key}" for key in page["requests"]} | {f"replicas[].{key}" for key in page["replicas"][0]}
+    keys |= {f"replicas[].process.{key}" for key in page["replicas"][0]["process"]}
+    keys |= {"advice"} | {f"gpus[].{key}" for key in page["gpus"][0]}
+    keys |= {f"gpus[].sample.{key}" for key in page["gpus"][0]["sample"]}
     listed = {key for cell in first_cells("The snapshot") for key in re.findall(r"`([^`]+)`", cell)}
     assert listed == keys
     assert f"`schema` is {SNAPSHOT_SCHEMA};" in PAGE
@@ -64,10 +67,12 @@ def test_every_key_of_the_snapshot_is_listed() -> None:
 
 def test_the_examples_are_configurations_that_work() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 4
     for example in examples:
-        assert parse_config(example, "corral.yaml").replicas
+        config = parse_config(example, "corral.yaml")
+        assert config.replicas or config.owns_replicas
 
 
 def test_the_keys_that_need_a_restart_are_named() -> None:
-    assert " and ".join(f"`{key}`" for key in sorted(NEEDS_RESTART, reverse=True)) + " need a restart" in PAGE
+    sentence = next(sentence for sentence in PAGE.split(". ") if "need a restart" in sentence)
+    assert set(re.findall(r"`(\w+)`", sentence)) == NEEDS_RESTART

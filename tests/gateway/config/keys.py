@@ -5,11 +5,12 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
+from corral.gateway.config.owned import GpusConfig, GroupConfig
 from corral.gateway.config.schema import Address, Config, PolicyConfig, ReplicaUrl
 
 WORDS = {
@@ -17,6 +18,7 @@ WORDS = {
     ReplicaUrl: "`http://host:port`",
     Path: "path",
     str: "text",
+    bool: "`true` or `false`",
     int: "whole number",
     float: "number",
 }
@@ -28,7 +30,10 @@ def rows(cls: type[Struct] = Config, prefix: str = "") -> Iterator[str]:
     for field in msgspec.structs.fields(cls):
         path = f"{prefix}{field.name}"
         base = _base(field.type)
-        if get_origin(base) is tuple and issubclass_of(_base(get_args(base)[0]), Struct):
+        if base is GpusConfig:
+            yield _row(path, "`auto`, `none` or list", field, _meaning(field.type))
+            yield from rows(GroupConfig, f"{path}[].")
+        elif get_origin(base) is tuple and issubclass_of(_base(get_args(base)[0]), Struct):
             yield _row(path, "list", field, _meaning(field.type))
             yield from rows(_base(get_args(base)[0]), f"{path}[].")
         elif issubclass_of(base, Struct):
@@ -46,12 +51,16 @@ def _row(path: str, kind: str, field: msgspec.structs.FieldInfo, meaning: str) -
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.default_factory is not NODEFAULT:
+        return "empty"
     if field.default is NODEFAULT:
         return "must be given"
     if field.default is None:
         return "not set"
     if field.default == ():
         return "empty"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
     return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
 
 
@@ -80,6 +89,10 @@ def _type(name: str, wanted: Any) -> str:
     base = _base(wanted)
     if get_origin(base) is tuple:
         return "list of text"
+    if get_origin(base) is dict:
+        return "names and values"
+    if get_origin(base) is Literal:
+        return " or ".join(f"`{word}`" for word in get_args(base))
     unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
     edges = [f"{sign} {_number(value)}" for meta in _metas(wanted) for sign, value in _edges(meta)]
     return f"{WORDS[base]}{unit}{', ' if edges else ''}{', '.join(edges)}"
