@@ -1,15 +1,19 @@
 """`python -m bench.probe`: what reading eight GPUs every second costs, in CPU time and in lateness of the event loop.
 
 The GPUs are the stand-in's for NVIDIA's library, called as the real one is. It reads its files anew at each call, so
-its own work is part of every figure; a real driver's calls cost other amounts, mostly in the kernel. CPU time is that of
-all threads of this process, less that of the same process idle. Lateness is how much later than asked for a sleep of
-1 ms ended, on uvloop. Runs with and without reading take turns, since what else the machine does shows in the lateness.
+its own work is part of every figure; a real driver's calls cost other amounts, mostly in the kernel. CPU time is that
+of all threads of this process, less that of the same process idle. Lateness is how much later than asked for a sleep
+of 1 ms ended, on uvloop.
+
+What else the machine does shows in the lateness. So runs with and without reading take turns; and of the runs with it,
+the sleeps that met a round of readings are told apart from those in as long a time half an interval later.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import bisect
 import ctypes
 import os
 import tempfile
@@ -32,18 +36,22 @@ from corral.probes.reader import GpuReader
 CPU_TARGET_RATIO = 0.01
 LATENESS_TARGET_S = 0.005
 TICK_S = 0.001
+CLOCK = time.monotonic
 
 
 @dataclass(slots=True)
 class Feed:
-    """Counts what it is fed."""
+    """Counts what it is fed, and keeps when each round was."""
 
     samples: int = 0
     misses: int = 0
-    rounds_s: list[float] = field(default_factory=list)
+    rounds: list[tuple[float, float]] = field(default_factory=list)
+    """From the beginning of the first reading to the end of the last."""
+    _began_s: float | None = None
 
     def gpu_sampled(self, sample: GpuSample) -> None:
         self.samples += 1
+        self._began_s = self._began_s or sample.taken_at_s
 
     def gpu_missed(self, miss: GpuMiss) -> None:
         self.misses += 1
@@ -51,7 +59,9 @@ class Feed:
     def gpu_reported(self, xid: GpuXid) -> None: ...
 
     def gpus_read(self, seconds: float) -> None:
-        self.rounds_s.append(seconds)
+        if self._began_s is not None:
+            self.rounds.append((self._began_s, CLOCK()))
+        self._began_s = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +70,25 @@ class Run:
 
     cpu_ratio: float
     """Of one core, in the process's threads together."""
-    lateness_s: Sequence[float]
-    """Sorted; empty where it was not measured, since that itself takes CPU time."""
+    sleeps: Sequence[tuple[float, float]]
+    """When each was to end, and how late it did; empty where not measured, since that itself takes CPU time."""
     feed: Feed
 
     def late_s(self, quantile: float) -> float:
-        return self.lateness_s[min(len(self.lateness_s) - 1, int(quantile * len(self.lateness_s)))]
+        late = sorted(late_s for _, late_s in self.sleeps)
+        return late[min(len(late) - 1, int(quantile * len(late)))]
+
+    def largest_s(self, after_s: float) -> float:
+        """The largest lateness at so long after the rounds; 0: while they were."""
+        rounds = [(began_s + after_s, ended_s + after_s) for began_s, ended_s in self.feed.rounds]
+        late = [late_s for due_s, late_s in self.sleeps if _meets(rounds, due_s - TICK_S, due_s + late_s)]
+        return max(late, default=0.0)
+
+
+def _meets(rounds: Sequence[tuple[float, float]], from_s: float, to_s: float) -> bool:
+    """Whether a time overlaps the last round that began before its end."""
+    at = bisect.bisect_left(rounds, (to_s, to_s))
+    return at > 0 and rounds[at - 1][1] > from_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +136,30 @@ def _write_gpus(folder: Path) -> None:
 async def _run(source: NvmlSource | None, seconds: float, interval_s: float, ticks: bool) -> Run:
     """The first round, which also reads what hardly changes, is part of it; the search for GPUs is not."""
     async with _reading(source, interval_s) as feed:
-        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        began_s, began_cpu_s = CLOCK(), time.process_time()
         late = await _lateness(seconds) if ticks else []
         if not ticks:
             await asyncio.sleep(seconds)
-        took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
-    return Run(cpu_s / took_s, sorted(late), feed)
+        took_s, cpu_s = CLOCK() - began_s, time.process_time() - began_cpu_s
+    return Run(cpu_s / took_s, late, feed)
 
 
 @asynccontextmanager
 async def _reading(source: NvmlSource | None, interval_s: float) -> Any:
     feed = Feed()
-    reader = GpuReader(() if source is None else (source,), feed, time.monotonic, interval_s)
+    reader = GpuReader(() if source is None else (source,), feed, CLOCK, interval_s)
     await reader.start()
     yield feed
     await reader.close()
 
 
-async def _lateness(seconds: float) -> list[float]:
-    late, clock = [], time.perf_counter
-    end_s = clock() + seconds
-    while (due_s := clock() + TICK_S) < end_s:
+async def _lateness(seconds: float) -> list[tuple[float, float]]:
+    sleeps = []
+    end_s = CLOCK() + seconds
+    while (due_s := CLOCK() + TICK_S) < end_s:
         await asyncio.sleep(TICK_S)
-        late.append(clock() - due_s)
-    return late
+        sleeps.append((due_s, CLOCK() - due_s))
+    return sleeps
 
 
 def _call_costs(library: str, calls: int = 5000) -> tuple[float, float]:
@@ -149,10 +172,10 @@ def _call_costs(library: str, calls: int = 5000) -> tuple[float, float]:
         (nvml.nvmlDeviceGetTemperature, (handle, 0, ctypes.byref(out))),
         (nvml.nvmlErrorString, (0,)),
     ):
-        began_s = time.perf_counter()
+        began_s = CLOCK()
         for _ in range(calls):
             function(*line)
-        costs.append((time.perf_counter() - began_s) / calls)
+        costs.append((CLOCK() - began_s) / calls)
     nvml.nvmlShutdown()
     return costs[0], costs[1]
 
@@ -161,10 +184,11 @@ def report(results: Results, interval_s: float) -> str:
     """The figures and whether they meet their targets, as Markdown."""
     added = [reading.cpu_ratio - idle.cpu_ratio for idle, reading in results.cpu]
     feeds = [reading.feed for _, reading in results.cpu]
-    rounds = [seconds for feed in feeds for seconds in feed.rounds_s]
+    rounds = [ended_s - began_s for feed in feeds for began_s, ended_s in feed.rounds]
     largest = [(idle.late_s(1), reading.late_s(1)) for idle, reading in results.lateness]
     often = [(idle.late_s(0.99), reading.late_s(0.99)) for idle, reading in results.lateness]
     worse = [reading - idle for idle, reading in largest]
+    near = [(reading.largest_s(interval_s / 2), reading.largest_s(0)) for _, reading in results.lateness]
     lines = [
         f"Eight GPUs (stand-in), read every {interval_s:g} s; {len(added)} runs each, in turns",
         "",
@@ -176,6 +200,9 @@ def report(results: Results, interval_s: float) -> str:
         _row("largest lateness, idle, ms", [idle for idle, _ in largest], 1e3),
         _row("largest lateness, reading, ms", [reading for _, reading in largest], 1e3),
         _row("largest lateness, reading less idle, ms", worse, 1e3, LATENESS_TARGET_S),
+        _row("largest lateness in a round, ms", [during for _, during in near], 1e3),
+        _row("largest lateness between rounds, as long, ms", [between for between, _ in near], 1e3),
+        _row("in a round less between, ms", [during - between for between, during in near], 1e3, LATENESS_TARGET_S),
         _row("p99 lateness, idle, ms", [idle for idle, _ in often], 1e3),
         _row("p99 lateness, reading, ms", [reading for _, reading in often], 1e3),
         "",

@@ -9,6 +9,7 @@ from typing import Any
 
 from corral.model import GpuFault
 
+LIBRARY = "libnvidia-ml.so.1"
 UNINITIALISED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND = 1, 2, 3, 4, 6
 DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND, IS_LOST, RESET_REQUIRED = 9, 12, 13, 15, 16
 VERSION_MISMATCH, NO_DATA, OTHER_VERSION = 18, 21, 25
@@ -31,8 +32,9 @@ def load(library: str | None) -> ModuleType:
     Imported here and not at the top: it takes 50 ms, which only machines with an NVIDIA driver should pay.
     """
     nvml: Any = importlib.import_module("pynvml")
-    if library is not None and getattr(nvml.nvmlLib, "_name", None) != library:
-        nvml.nvmlLib = ctypes.CDLL(library)
+    if getattr(nvml.nvmlLib, "_name", LIBRARY) != (library or LIBRARY):
+        # None: the binding loads its own at its next initialisation
+        nvml.nvmlLib = None if library is None else ctypes.CDLL(library)
         nvml._nvmlGetFunctionPointer_cache.clear()  # or it would go on calling the library before
     module: ModuleType = nvml
     return module
