@@ -23,7 +23,7 @@ from aiohttp import web
 
 from corral.errors import OperatorError
 from corral.gateway.carrier import Carrier
-from corral.gateway.config import Address, Config, build_policy, diff_config, load_config
+from corral.gateway.config import Address, Config, build_policy, diff_config, load_config, naming
 from corral.gateway.config.environment import with_environment
 from corral.gateway.gateway import Gateway
 from corral.gateway.owner import Owner
@@ -145,7 +145,8 @@ class App:
         """Begin to poll, look at every replica once, and serve on both ports (which accept from the beginning)."""
         self._on_loopback = ip_address(listener.getsockname()[0]).is_loopback
         self._apply(self._config)
-        await self.owner.start(self._config)
+        with naming(self._config_path):
+            await self.owner.start(self._config)
         self._admin = make_runner(make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts))
         await self._admin.setup()
         await web.SockSite(self._admin, admin_listener).start()
@@ -183,8 +184,11 @@ class App:
         self._stop.set()
 
     def reload(self) -> None:
-        """Read the configuration again; a bad file, or one that this machine cannot carry out, changes nothing."""
-        if self._config_path is not None:
+        """Read the configuration again; a bad file, or one that this machine cannot carry out, changes nothing.
+
+        Nor does any file once the gateway is to stop: what it would start, nobody would end.
+        """
+        if self._config_path is not None and not self._stop.is_set():
             self.gateway.spawn(self._reload(self._config_path))
 
     async def _reload(self, path: Path) -> None:
@@ -192,7 +196,8 @@ class App:
             try:
                 config = with_environment(load_config(path), os.environ)
                 policy = build_policy(config, path)
-                await self.owner.use(config)
+                with naming(path):
+                    await self.owner.reload(config)
             except OperatorError as error:
                 self.metrics.reloaded(ok=False)
                 problems = "; ".join(line.strip() for line in str(error).splitlines())

@@ -23,7 +23,7 @@ from corral.gateway.wire.client import ClientConnection, State
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
 from corral.gateway.wire.routes import Route
-from corral.model import Health, Hold, OllamaSample, ProbeResult, Snapshot
+from corral.model import Health, Hold, OllamaSample, ProbeResult, ReplicaState, Snapshot
 
 log: Final = logging.getLogger("corral.gateway")
 
@@ -97,9 +97,11 @@ class Gateway:
         if self.draining:
             return False, "draining"
         replicas = self.snapshot().replicas
-        if any(replica.enabled and replica.health in (Health.UP, Health.EJECTED) for replica in replicas):
+        enabled = [replica for replica in replicas if replica.enabled]
+        if any(replica.health in (Health.UP, Health.EJECTED) for replica in enabled if replica.held is None):
             return True, "ready"
-        return False, "no replica is up and enabled"
+        held = [f"{replica.id} is {replica.held}" for replica in enabled if replica.held is not None]
+        return False, "; ".join(("no replica is up and enabled", *held[:1]))
 
     def set_enabled(self, replica_id: str, enabled: bool) -> None:
         """Drain (False) or resume a replica. Raises CorralError for an unknown id."""
@@ -242,7 +244,7 @@ class Gateway:
     def _break_stalled(self, now_s: float) -> None:
         """End exchanges of a replica that is down (or was removed) and has been silent: it hangs, it is not slow."""
         states = self.carrier.scheduler.snapshot(now_s).replicas
-        answering = {state.id for state in states if state.health is not Health.DOWN}
+        answering = {state.id for state in states if state.health is not Health.DOWN and not self._hangs(state)}
         silent: dict[Exchange, tuple[int, float]] = {}
         for connection in list(self.pool.active):
             exchange = connection.exchange
@@ -253,6 +255,10 @@ class Gateway:
             if now_s - silent[exchange][1] >= self.timeouts.stall_s:
                 exchange.give_up()
         self._silent_s = silent
+
+    def _hangs(self, state: ReplicaState) -> bool:
+        """Whether a held replica, whose health nobody follows, does not answer its probe."""
+        return state.held is not None and self.poller is not None and self.poller.is_silent(state.id)
 
     def _close_idle(self, before_s: float) -> None:
         for client in list(self.connections):

@@ -36,6 +36,8 @@ from corral.probes.reader import GpuReader
 log: Final = logging.getLogger("corral.gateway")
 
 _FIRST_SAMPLES_S: Final = 1.0
+_PROBATION_S: Final = 3600.0
+"""A model may be on the CPU because a client or its own file wants it so: that must not restart it again and again."""
 _GONE: Final = (ProcessState.STOPPED, ProcessState.FAILED)
 """States that end by themselves only if something else happens: nobody should wait for it."""
 
@@ -78,8 +80,9 @@ class Owner:
         self._free_bytes: dict[str, int] = {}
         self._lost: dict[str, str] = {}
         """Why, by GPU; also while no supervisor is there to be told."""
-        self._suspected: set[str] = set()
-        """Replicas that were restarted because a model fell back to the CPU, and have not proved well since."""
+        self._suspected: dict[str, float] = {}
+        """Replicas that were restarted because a model fell back to the CPU, and when; until they have proved well."""
+        self._later: asyncio.Task[None] | None = None
         board.watcher = self
 
     # -- begin, change, end
@@ -89,23 +92,32 @@ class Owner:
 
         Where the layout needs nothing of the GPUs, a slow driver does not hold up the start.
         """
-        if config.owns_replicas or any(replica.gpus for replica in config.replicas):
+        if _needs_gpus(config):
             self._board.use(await self._reader.start())
             await self.use(config)
         else:
             await self.use(config)
             self._later = asyncio.create_task(self._survey_later(), name="first look at the GPUs")
 
+    async def reload(self, config: Config) -> None:
+        """As :meth:`use`, where GPUs matter after a look for those that have come since."""
+        if self._later is not None:
+            await asyncio.wait([self._later])
+        if _needs_gpus(config):
+            self._board.use(await self._reader.look_again())
+        await self.use(config)
+
     async def use(self, config: Config) -> None:
         """Plan anew for ``config`` and change what runs to it. Raises OperatorError, and then nothing has changed."""
         external = self._resolve(config)
         plan = await self._plan(config) if config.owns_replicas else Plan(())
+        begun = self._supervise(config) if self._supervisor is None and plan.replicas else None
         self._external, self._reserve_bytes = external, config.memory_reserve_bytes
         self._board.interval_s = config.probes.gpu_interval_s
         self._reader.set_interval(config.probes.gpu_interval_s)
         self._plans = {replica.id: replica for replica in plan.replicas}
-        if self._supervisor is None and plan.replicas:
-            await self._begin(config, plan)
+        if begun is not None:
+            await self._begin(begun, plan)
         elif self._supervisor is not None:
             self._supervisor.set_rules(
                 restart=config.restart,
@@ -122,6 +134,9 @@ class Owner:
 
     async def close(self) -> None:
         """End every Ollama that runs for Corral, and the reading of the GPUs."""
+        if self._later is not None:
+            self._later.cancel()
+            await asyncio.wait([self._later])
         if self._supervisor is not None:
             await self._supervisor.close()
         await self._reader.close()
@@ -158,11 +173,11 @@ class Owner:
             for index, each in enumerate(config.replicas)
         )
 
-    async def _begin(self, config: Config, plan: Plan) -> None:
-        state_dir = config.state_dir or default_state_dir(self._environ)
-        supervisor = Supervisor(
+    def _supervise(self, config: Config) -> Supervisor:
+        """One that has taken its folder; OperatorError where it cannot."""
+        return Supervisor(
             self,
-            state_dir=state_dir,
+            state_dir=config.state_dir or default_state_dir(self._environ),
             environ=self._environ,
             restart=config.restart,
             logs=config.replica_logs,
@@ -173,6 +188,8 @@ class Owner:
             rng=self._rng,
             session=self._session,
         )
+
+    async def _begin(self, supervisor: Supervisor, plan: Plan) -> None:
         self._supervisor = supervisor
         for uuid, reason in self._lost.items():
             supervisor.gpu_lost(uuid, reason)
@@ -181,9 +198,11 @@ class Owner:
     # -- what others may know
 
     def replicas(self) -> tuple[Replica, ...]:
-        """Those that Corral runs, then those that somebody else runs."""
+        """Those that Corral runs, then those that somebody else runs; of these not yet one named as an owned one that
+        is about to go."""
         owned = () if self._supervisor is None else self._supervisor.replicas()
-        return (*owned, *self._external)
+        taken = {replica.id for replica in owned}
+        return (*owned, *(replica for replica in self._external if replica.id not in taken))
 
     def processes(self) -> tuple[ProcessStatus, ...]:
         return () if self._supervisor is None else self._supervisor.statuses()
@@ -207,6 +226,8 @@ class Owner:
         try:
             supervisor.restart(replica_id, "asked for by the operator")
         except KeyError:
+            if any(status.id == replica_id for status in self.processes()):
+                raise CorralError(f"{replica_id} is about to end for good, so it is not restarted") from None
             raise CorralError(f"{replica_id} is not run by Corral; whoever runs it can restart it") from None
 
     # -- the supervisor's feed
@@ -267,7 +288,7 @@ class Owner:
         if fallen is not None:
             self._fell_back(replica_id, fallen)
         elif any(model.size_vram_bytes >= model.size_bytes > 0 for model in models):
-            self._suspected.discard(replica_id)
+            self._proved_well(replica_id)
 
     def _advise(self, key: str, text: str | None) -> None:
         if text is not None and key not in self._advice:
@@ -278,7 +299,7 @@ class Owner:
         running = self._state(replica_id) is ProcessState.RUNNING
         if self._supervisor is None or not running or replica_id in self._suspected:
             return
-        self._suspected.add(replica_id)
+        self._suspected[replica_id] = self._clock()
         log.warning(
             'replica_fell_back_to_cpu replica=%s model=%s size=%d in_gpu=%d consequence="restarted once"',
             replica_id,
@@ -287,6 +308,11 @@ class Owner:
             model.size_vram_bytes,
         )
         self._supervisor.restart(replica_id, f"{model.name} ran on the CPU although it fits the GPU")
+
+    def _proved_well(self, replica_id: str) -> None:
+        since_s = self._suspected.get(replica_id)
+        if since_s is not None and self._clock() - since_s >= _PROBATION_S:
+            del self._suspected[replica_id]
 
     def _unused_bytes(self, plan: ReplicaPlan) -> int | None:
         """What nobody uses of the replica's GPUs now, the reserve not counted; None: not known."""
@@ -297,6 +323,10 @@ class Owner:
                 return None
             unused_bytes += sample.memory_total_bytes - sample.memory_used_bytes
         return unused_bytes - len(plan.gpus) * self._reserve_bytes
+
+
+def _needs_gpus(config: Config) -> bool:
+    return config.owns_replicas or any(replica.gpus for replica in config.replicas)
 
 
 def _no_program(config: Config) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any, Final
 
-from corral.model import GpuFault, GpuMiss, GpuSurvey, GpuXid
+from corral.model import GpuFault, GpuMiss, GpuSurvey, GpuVendor, GpuXid
 from corral.probes.amd import AmdSource
 from corral.probes.gpu import GpuFeed, GpuReadError, GpuSource
 from corral.probes.nvml import NvmlSource
@@ -67,23 +67,35 @@ class GpuReader:
 
     async def start(self) -> GpuSurvey:
         """Find the GPUs and begin to read them. Always returns: a driver that hangs is a problem of the survey."""
-        surveys = []
-        for source in self._sources:
-            found = await self._call(source, source.survey, self._survey_s)
-            result = _hung(source) if found is None else found[0]
-            survey = _failed(source, result) if isinstance(result, Exception) else result
-            self._source_of |= dict.fromkeys((gpu.uuid for gpu in survey.gpus), source)
-            surveys.append(survey)
-        self.survey = merged(surveys)
-        for problem in self.survey.problems:
-            log.warning('gpu_problem what="%s"', problem)
-        if self.survey.gpus:
-            log.info('gpus found=%d names="%s"', len(self.survey.gpus), _names(self.survey))
-            self._task = asyncio.create_task(self._run(), name="GPU reader")
-        else:
+        await self._look()
+        if not self.survey.gpus:
             log.info("no_gpu")
-            self._dismiss()
         return self.survey
+
+    async def look_again(self) -> GpuSurvey:
+        """Find the GPUs that have come since. One that is not found now stays known: it may only be lost."""
+        await self._look()
+        return self.survey
+
+    async def _look(self) -> None:
+        surveys = [await self._survey(source) for source in self._sources]
+        before, self.survey = self.survey, grown(self.survey, merged(surveys))
+        for problem in self.survey.problems:
+            if problem not in before.problems:
+                log.warning('gpu_problem what="%s"', problem)
+        if len(self.survey.gpus) > len(before.gpus):
+            log.info('gpus found=%d names="%s"', len(self.survey.gpus), _names(self.survey))
+        if self.survey.gpus and self._task is None:
+            self._task = asyncio.create_task(self._run(), name="GPU reader")
+        elif self._task is None:
+            self._dismiss()
+
+    async def _survey(self, source: GpuSource) -> GpuSurvey:
+        found = await self._call((source, "survey"), source.survey, self._survey_s)
+        result = _hung(source) if found is None else found[0]
+        survey = _failed(source, result) if isinstance(result, Exception) else result
+        self._source_of |= dict.fromkeys((gpu.uuid for gpu in survey.gpus), source)
+        return survey
 
     def set_interval(self, interval_s: float) -> None:
         """Read in this rhythm from now on."""
@@ -121,7 +133,7 @@ class GpuReader:
 
     async def _round(self) -> None:
         took_s = 0.0
-        for uuid, source in self._source_of.items():
+        for uuid, source in list(self._source_of.items()):
             took_s += await self._read(uuid, source)
         for source in {id(source): source for source in self._source_of.values()}.values():
             took_s += await self._collect(source)
@@ -254,6 +266,23 @@ def merged(surveys: Sequence[GpuSurvey]) -> GpuSurvey:
         driver_version=next((survey.driver_version for survey in surveys if survey.driver_version), None),
         cuda_version=next((survey.cuda_version for survey in surveys if survey.cuda_version), None),
         problems=tuple(problem for survey in surveys for problem in survey.problems),
+    )
+
+
+def grown(known: GpuSurvey, found: GpuSurvey) -> GpuSurvey:
+    """``found``, with the GPUs and links that are known but were not found this time."""
+    uuids = {gpu.uuid for gpu in found.gpus}
+    pairs = {frozenset((link.a, link.b)) for link in found.links}
+    missing = tuple(gpu for gpu in known.gpus if gpu.uuid not in uuids)
+    gpus = (*found.gpus, *missing)
+    if missing:  # at its place, as each survey lists its own
+        gpus = tuple(sorted(gpus, key=lambda gpu: (gpu.vendor is not GpuVendor.NVIDIA, gpu.index)))
+    return GpuSurvey(
+        gpus=gpus,
+        links=(*found.links, *(link for link in known.links if frozenset((link.a, link.b)) not in pairs)),
+        driver_version=found.driver_version or known.driver_version,
+        cuda_version=found.cuda_version or known.cuda_version,
+        problems=found.problems,
     )
 
 

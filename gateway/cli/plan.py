@@ -14,11 +14,11 @@ import msgspec
 from corral.errors import OperatorError
 from corral.gateway.cli.messages import client_url
 from corral.gateway.cli.options import config_file, debug_option, json_option
-from corral.gateway.config import Config, load_config
+from corral.gateway.config import Config, load_config, naming
 from corral.gateway.config.environment import with_environment
 from corral.gateway.layout.plan import Facts
+from corral.model import GpuSample
 
-SURVEY_LIMIT_S = 10.0
 MAX_FACTS_BYTES = 64 << 20
 
 
@@ -54,9 +54,11 @@ def plan(config_path: Path | None, facts_path: Path | None, as_json: bool) -> in
     from corral.gateway.layout.choose import make_plan
     from corral.gateway.layout.render import plan_json, plan_text
 
-    config = _config(config_path)
+    path = config_path or config_file(os.environ, Path())
+    config = with_environment(Config() if path is None else load_config(path), os.environ)
     facts = _facts_here(config) if facts_path is None else read_facts(facts_path)
-    made = make_plan(config, facts)
+    with naming(path):
+        made = make_plan(config, facts)
     if facts_path is None:
         made = replace(made, advice=(*made.advice, *_advice_of_running(config, made.advice)))
     click.echo(json.dumps(plan_json(made, facts), indent=2) if as_json else plan_text(made, facts))
@@ -75,17 +77,16 @@ def _advice_of_running(config: Config, known: Sequence[str]) -> list[str]:
     return [f"{text} (seen by the gateway that runs)" for text in advice or () if text not in known]
 
 
-def _config(path: Path | None) -> Config:
-    found = path or config_file(os.environ, Path())
-    return with_environment(Config() if found is None else load_config(found), os.environ)
-
-
 def _facts_here(config: Config) -> Facts:
+    from corral.gateway.doctor.drivers import look
+    from corral.gateway.doctor.running import gpu_users, own_pids
     from corral.gateway.layout.facts import gather
-    from corral.probes.reader import sources, survey_now
+    from corral.gateway.layout.free import free_bytes
 
-    survey = survey_now(sources(os.environ.get("CORRAL_NVML_LIBRARY")), SURVEY_LIMIT_S)
-    return gather(config, survey, os.environ)
+    drivers = look(os.environ.get("CORRAL_NVML_LIBRARY"))
+    samples = [reading for reading in drivers.read() if isinstance(reading, GpuSample)]
+    own = own_pids(gpu_users(Path("/"), samples) or ())
+    return replace(gather(config, drivers.survey, os.environ), free_bytes=free_bytes(samples, own))
 
 
 def read_facts(path: Path) -> Facts:

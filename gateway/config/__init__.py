@@ -1,7 +1,7 @@
 """The configuration: what may stand in ``corral.yaml``, and how it is read."""
 
 from corral.gateway.config.diff import NEEDS_RESTART, diff_config
-from corral.gateway.config.load import load_config, parse_config
+from corral.gateway.config.load import load_config, naming, parse_config
 from corral.gateway.config.policy import build_policy
 from corral.gateway.config.schema import (
     Address,
@@ -29,5 +29,6 @@ __all__ = [
     "build_policy",
     "diff_config",
     "load_config",
+    "naming",
     "parse_config",
 ]

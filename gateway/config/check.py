@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from yaml.nodes import MappingNode, Node, SequenceNode
 
 from corral.gateway.config.addresses import same_place
+from corral.gateway.config.owned import OWNED
 from corral.gateway.config.problems import Problems
 from corral.gateway.config.schema import Config, ReplicaConfig
 from corral.gateway.config.tree import LEAST, entries
@@ -18,6 +21,7 @@ def check(config: Config, root: Node, problems: Problems) -> None:
     elif not config.replicas and not config.owns_replicas:
         problems.add(nodes.at("gpus"), "gpus", "names no GPU, and there are no replicas: nothing would serve")
     _check_groups(config, nodes, problems)
+    _check_env(config.ollama.env, nodes.at("ollama"), "ollama.env", problems)
     if same_place(config.listen, config.admin_listen):
         problems.add(
             nodes.at("admin_listen") or nodes.at("listen"),
@@ -41,6 +45,7 @@ def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
                 text = f"GPU {gpu} is already in gpus[{seen[gpu]}]; two Ollamas on one GPU take each other's memory"
                 problems.add(node, f"gpus[{index}]", text)
             seen[gpu] = index
+        _check_env(group.env, node, f"gpus[{index}].env", problems)
         if group.id is not None and group.id in ids:
             problems.add(node, f"gpus[{index}].id", f"{group.id!r} is already the id of {ids[group.id]}")
         elif group.id is not None:
@@ -49,6 +54,11 @@ def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
         problems.add(
             nodes.at("large_models"), "large_models", "needs gpus: auto; here gpus: lists groups: give one models:"
         )
+
+
+def _check_env(env: Mapping[str, str], node: Node | None, path: str, problems: Problems) -> None:
+    if OWNED in env:
+        problems.add(node, f"{path}.{OWNED}", "Corral gives every replica an address itself; remove it")
 
 
 def _check_unique(

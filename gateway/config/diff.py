@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from corral.gateway.config.owned import GpusConfig, GroupConfig
 from corral.gateway.config.schema import Config, PolicyConfig, ReplicaConfig
 
 NEEDS_RESTART = frozenset({"listen", "admin_listen", "state_dir"})
@@ -40,6 +42,11 @@ def _changes(path: str, old: Any, new: Any) -> list[str]:
         return []
     if isinstance(old, PolicyConfig):
         return [f"{path}: {_policy(old)} → {_policy(new)}"]
+    if isinstance(old, GpusConfig) or isinstance(new, GpusConfig):
+        return [f"{path}: {_gpus(old)} → {_gpus(new)}"]
+    if isinstance(old, dict):  # environments hold passwords: no values
+        names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        return [f"{path}.{name}: {_was(old, new, name)}" for name in names]
     if isinstance(old, msgspec.Struct):
         names = [field.name for field in msgspec.structs.fields(type(old))]
         return [line for name in names for line in _changes(f"{path}.{name}", getattr(old, name), getattr(new, name))]
@@ -49,6 +56,27 @@ def _changes(path: str, old: Any, new: Any) -> list[str]:
 def _policy(policy: PolicyConfig) -> str:
     options = "".join(f", {name}: {value}" for name, value in policy.options.items())
     return f"{policy.name}{f' of {policy.path}' if policy.path else ''}{options}"
+
+
+def _was(old: Mapping[str, str], new: Mapping[str, str], name: str) -> str:
+    if name in old and name in new:
+        return "changed"
+    return "removed" if name in old else "added"
+
+
+def _gpus(gpus: GpusConfig | None) -> str:
+    if gpus is None or gpus.auto:
+        return _text(None) if gpus is None else "auto"
+    return _text(tuple(map(_group, gpus.groups)))
+
+
+def _group(group: GroupConfig) -> str:
+    """Its GPUs, and what else is said of them; of its environment only the names."""
+    usual = GroupConfig(gpus=group.gpus)
+    names = [field.name for field in msgspec.structs.fields(GroupConfig)]
+    said = [(name, getattr(group, name)) for name in names if getattr(group, name) != getattr(usual, name)]
+    more = [f"{name}: {_text(tuple(value) if isinstance(value, dict) else value)}" for name, value in said]
+    return " ".join(("+".join(group.gpus), *(f"({text})" for text in more)))
 
 
 def _text(value: Any) -> str:

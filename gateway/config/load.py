@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from corral.errors import ConfigError
@@ -27,6 +29,17 @@ def parse_config(text: str, source: str) -> Config:
     Raises :class:`ConfigError`.
     """
     return _checked(text, source, check_policy=False)
+
+
+@contextmanager
+def naming(path: Path | None) -> Iterator[None]:
+    """What this machine has against a configuration is said with the name of its file, as what is wrong in itself."""
+    try:
+        yield
+    except ConfigError as error:
+        if path is None:
+            raise
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _checked(text: str, source: str, *, check_policy: bool) -> Config:

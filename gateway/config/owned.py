@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -12,6 +12,9 @@ from corral.gateway.config.patterns import ID_PATTERN, KEEP_ALIVE_PATTERN
 Split = Literal["layer", "row", "tensor"]
 Port = Annotated[int, Meta(ge=1024, le=65_000)]
 Restarts = Annotated[float, Meta(gt=0, le=86_400)]
+
+OWNED: Final = "OLLAMA_HOST"
+"""Set by Corral when the process starts: only then is the port known."""
 
 
 class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

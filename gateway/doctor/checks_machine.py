@@ -33,7 +33,7 @@ def configuration(facts: DoctorFacts) -> Check:
             f"`corral check-config {wanted.source or 'FILE'}` says all of it",
         )
     if wanted.layout_fault:
-        advice = "`corral plan` says more; correct `gpus`"
+        advice = "correct it; `corral plan` then shows what would run"
         return Check("configuration", Level.PROBLEM, f"{source}: {wanted.layout_fault}", advice)
     if not wanted.owns_replicas:
         return Check("configuration", Level.OK, f"{source}: Corral runs no Ollama of its own")
@@ -78,6 +78,8 @@ def prompt_caches(facts: DoctorFacts) -> Check | None:
     if not wanted.owns_replicas or not takes_llama_args(version):
         return None
     total = _ram(facts)
+    if wanted.layout_fault:
+        return Check("prompt caches", Level.OK, "not known before the configuration is corrected")
     if wanted.host_cache_bytes is None or total is None:
         return Check("prompt caches", Level.WARNING, "whether the host's memory holds them is not known")
     text = (

@@ -56,7 +56,7 @@ def version(facts: DoctorFacts) -> Check | None:
     level = worst([finding.level for finding in findings])
     text = f"{said}: {'; '.join(finding.found for finding in findings)}" if findings else str(said)
     if not takes_llama_args(said):
-        text += " (before 0.30: `split` and `host_cache_bytes` do nothing)"
+        text += " (before 0.30: `split` is refused and `host_cache_bytes` does nothing)"
     return Check("version", level, text, f"{UPDATE}: {shown(newest)} or newer" if newest else None)
 
 

@@ -67,12 +67,15 @@ def order(facts: DoctorFacts) -> Check | None:
         return Check("GPU order", Level.OK, "CUDA counts as nvidia-smi does (CUDA_DEVICE_ORDER=PCI_BUS_ID)")
     if len({gpu.name for gpu in whole}) == 1:
         return Check("GPU order", Level.OK, "equal GPUs; Corral names them by UUID")
+    numbers = facts.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    differs = "unequal GPUs: CUDA puts the fastest first, nvidia-smi and Corral's `gpus` count by PCI bus"
+    if not any(part.strip().isdecimal() for part in numbers.split(",")):
+        return Check("GPU order", Level.OK, f"{differs}; Corral uses UUIDs, scripts of yours should, too")
     return Check(
         "GPU order",
         Level.WARNING,
-        "unequal GPUs: CUDA puts the fastest first, nvidia-smi and Corral's `gpus` count by PCI bus",
-        "only scripts of yours that set CUDA_VISIBLE_DEVICES=0 and the like are concerned (Corral uses UUIDs): "
-        "use UUIDs (`nvidia-smi -L`) or export CUDA_DEVICE_ORDER=PCI_BUS_ID",
+        f"CUDA_VISIBLE_DEVICES={numbers} on {differs}",
+        "name them by UUID (`nvidia-smi -L`), or export CUDA_DEVICE_ORDER=PCI_BUS_ID",
     )
 
 
@@ -83,9 +86,11 @@ def hidden(facts: DoctorFacts) -> Check | None:
         return None
     findings = []
     for name, vendor in HIDING.items():
-        value = facts.environ.get(name, "").strip()
+        if name not in facts.environ:
+            continue
+        value = facts.environ[name].strip()
         out = [gpu for gpu in gpus if gpu.vendor is vendor and not _is_named(gpu, value)]
-        if value and out:
+        if out:
             findings.append(
                 Finding(
                     Level.WARNING,
@@ -117,9 +122,11 @@ def slowed(facts: DoctorFacts) -> Check | None:
         if not reasons and heat is not None and limit is not None and heat >= limit - NEAR_SLOWDOWN_CELSIUS:
             findings.append(Finding(Level.WARNING, f"{name} has {heat:.0f} C and slows down at {limit:.0f} C", COOL))
     hottest = max((s.temperature_celsius for s in facts.samples if s.temperature_celsius is not None), default=None)
-    unknown = [gpu for gpu in gpus for s in facts.samples if s.uuid == gpu.uuid and s.throttles is None]
+    silent = {sample.uuid for sample in facts.samples if sample.throttles is None}
+    unknown = [gpu for gpu in gpus if gpu.uuid in whole & silent]
     text = "temperature not known" if hottest is None else f"{hottest:.0f} C at most"
-    text += f"; whether {listed(facts, unknown)} is slowed is not known" if unknown else ", none slowed"
+    are = "is" if len(unknown) == 1 else "are"
+    text += f"; whether {listed(facts, unknown)} {are} slowed is not known" if unknown else ", none slowed"
     return check_of("heat, power", findings, text)
 
 

@@ -21,10 +21,12 @@ def folder(path: Path, parts: tuple[str, ...] = ()) -> Folder:
     there = _nearest(path)
     space = os.statvfs(there)
     free = space.f_bavail * space.f_frsize
+    if there != path and there.is_dir() and not os.access(there, os.X_OK):
+        return Folder(str(path), True, readable=False, writable=False, free_bytes=free)  # nobody can say more
     if there != path or not path.is_dir():
         may = path != there and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
         return Folder(str(path), False, writable=may, free_bytes=free, file_system=file_system(there))
-    inside = [path, *(path / part for part in parts if (path / part).exists())]
+    inside = [path, *(path / part for part in parts if os.path.exists(path / part))]
     status = [each.stat() for each in inside]
     return Folder(
         str(path),
@@ -40,8 +42,8 @@ def folder(path: Path, parts: tuple[str, ...] = ()) -> Folder:
 
 
 def _nearest(path: Path) -> Path:
-    """The folder itself, or the one nearest above it that exists."""
-    return next(each for each in (path, *path.parents) if each.exists() or each == each.parent)
+    """The folder itself, or the one nearest above it that exists, as far as this user may look."""
+    return next(each for each in (path, *path.parents) if os.path.exists(each) or each == each.parent)
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:

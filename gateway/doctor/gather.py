@@ -16,7 +16,8 @@ from corral.gateway.doctor import addresses, disks, drivers, host, running
 from corral.gateway.doctor.facts import DoctorFacts, Memory, Program, Wanted
 from corral.gateway.doctor.parts import Part
 from corral.gateway.layout.choose import make_plan
-from corral.gateway.layout.facts import free_bytes, no_proxy
+from corral.gateway.layout.facts import no_proxy
+from corral.gateway.layout.free import free_bytes
 from corral.gateway.layout.plan import Facts, OllamaProgram, Plan
 from corral.gateway.layout.program import find_program
 from corral.gateway.layout.store import find_store, stored_models
@@ -59,7 +60,7 @@ def gather(path: Path | None, environ: Mapping[str, str], root: Path = Path("/")
         ram_bytes=memory.total_bytes if isinstance(memory, Memory) else None,
         store=None if store is None else str(store),
         models=models.result() or (),
-        free_bytes=free_bytes(samples),
+        free_bytes=free_bytes(samples, running.own_pids(users.result() or ())),
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         no_proxy=no_proxy(environ),
         visible={name: environ[name] for name in VARIABLES if name in environ},

@@ -142,6 +142,11 @@ def gpu_users(root: Path, samples: Iterable[GpuSample]) -> tuple[GpuUser, ...] |
     return tuple(users)
 
 
+def own_pids(users: Iterable[GpuUser]) -> frozenset[int]:
+    """Of those that a Corral started."""
+    return frozenset(user.pid for user in users if user.is_corrals)
+
+
 def _bytes(path: Path) -> bytes | None:
     try:
         return path.read_bytes()

@@ -9,7 +9,7 @@ from corral.gateway.config.schema import Config
 from corral.gateway.layout.advice import store_advice
 from corral.gateway.layout.auto import auto_seats
 from corral.gateway.layout.context import Context, choose_context
-from corral.gateway.layout.environment import HOST_CACHE_BYTES, Setting, check_env, environment, shares_of
+from corral.gateway.layout.environment import DEVICES, HOST_CACHE_BYTES, Setting, environment, shares_of
 from corral.gateway.layout.estimate import TYPICAL, auto_slots, find_model, gib, need_bytes
 from corral.gateway.layout.machine import Machine
 from corral.gateway.layout.place import NumaPlace, numa_place, relative_weights
@@ -18,6 +18,8 @@ from corral.gateway.layout.seats import Remarks, Seat, listed_seats, usable_gpus
 from corral.gateway.layout.version import ignores_mig, parts, takes_llama_args
 from corral.model import Gpu
 
+_PARALLEL = "OLLAMA_NUM_PARALLEL"
+_CONTEXT = "OLLAMA_CONTEXT_LENGTH"
 _NOT_OWNED = "Corral runs no Ollama of its own: the configuration lists replicas and no gpus."
 
 
@@ -25,7 +27,6 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     """The replicas to run. Raises :class:`ConfigError` where the file asks for what this machine does not have."""
     if not config.owns_replicas:
         return Plan((), (_NOT_OWNED,))
-    _check_envs(config)
     machine = Machine.of(facts, config.memory_reserve_bytes)
     remarks = Remarks()
     remarks.notes += _program_notes(config, facts)
@@ -41,6 +42,7 @@ def make_plan(config: Config, facts: Facts) -> Plan:
     replicas = _Builder(config, facts, machine, context, tuple(seats), remarks).replicas()
     _note_models(config, replicas, remarks)
     _note_versions(facts, replicas, remarks)
+    _note_env(config, seats, remarks)
     remarks.advice += [context.advice] if context.advice else []
     remarks.advice += store_advice(config, facts, machine, replicas)
     return Plan(replicas, tuple(remarks.notes), tuple(remarks.advice))
@@ -99,11 +101,9 @@ class _Builder:
         weight_why = f"weight {weight:g}: its memory bandwidth beside the slowest's"
         if seat.weight is not None:
             weight, weight_why = seat.weight, f"weight {seat.weight:g}: {seat.key}.weight"
-        reasons = (*seat.reasons, self._context.reason, slots_why, shares_why, weight_why if weight != 1 else "")
-        slots, context = (
-            _said(env, "OLLAMA_NUM_PARALLEL", slots),
-            _said(env, "OLLAMA_CONTEXT_LENGTH", self._context.length),
-        )
+        slots, slots_why = self._said(seat, _PARALLEL, slots, "slots", slots_why)
+        context, context_why = self._said(seat, _CONTEXT, self._context.length, "context", self._context.reason)
+        reasons = (*seat.reasons, context_why, slots_why, shares_why, weight_why if weight != 1 else "")
         return ReplicaPlan(
             id=seat.id,
             command=(self._facts.program.path if self._facts.program else config.ollama.binary, "serve"),
@@ -117,6 +117,15 @@ class _Builder:
             numa_node=place.node,
             reasons=tuple(reason for reason in (*reasons, place.reason) if reason),
         )
+
+    def _said(self, seat: Seat, name: str, value: int, what: str, why: str) -> tuple[int, str]:
+        """A number and its reason in the end: the file's ``env`` may overrule it."""
+        for env, key in ((seat.env, f"{seat.key}.env"), (self._config.ollama.env, "ollama.env")):
+            if name in env:
+                text = env[name].strip()
+                is_number = text.isdecimal() and int(text) > 0
+                return (int(text), f"{what} {int(text)}: {key}.{name}") if is_number else (value, why)
+        return value, why
 
     def _models(self, seat: Seat) -> list[StoredModel]:
         found = [find_model(name, self._facts.models) for name in seat.sized_for]
@@ -175,18 +184,6 @@ class _Builder:
         return HOST_CACHE_BYTES if ram is None else min(HOST_CACHE_BYTES, ram // 4 // len(self._seats))
 
 
-def _said(env: dict[str, str], name: str, value: int) -> int:
-    """What the environment says in the end: the file's ``env`` may overrule."""
-    text = env[name].strip()
-    return int(text) if text.isdecimal() and int(text) > 0 else value
-
-
-def _check_envs(config: Config) -> None:
-    check_env(config.ollama.env, "ollama.env")
-    for index, group in enumerate(config.gpus.groups if config.gpus is not None else ()):
-        check_env(group.env, f"gpus[{index}].env")
-
-
 def _check_ids(config: Config, seats: Sequence[Seat]) -> None:
     taken = {replica.id: f"replicas[{index}]" for index, replica in enumerate(config.replicas)}
     for seat in seats:
@@ -222,6 +219,18 @@ def _note_models(config: Config, replicas: Sequence[ReplicaPlan], remarks: Remar
     if replicas and not open_to_any:
         names = sorted({name for replica in replicas for name in replica.models or ()})
         remarks.notes.append(f"Every replica lists its models: no other than {', '.join(names)} can be served.")
+
+
+def _note_env(config: Config, seats: Sequence[Seat], remarks: Remarks) -> None:
+    """Say it where the file's ``env`` puts an Ollama on other GPUs than the plan says."""
+    envs = [("ollama.env", config.ollama.env), *((f"{seat.key}.env", seat.env) for seat in seats)]
+    remarks.advice += [
+        f"{key}.{name} overrules the GPUs that Corral chose, and what it plans and watches is for those: remove it "
+        "and choose GPUs under gpus:."
+        for key, env in envs
+        for name in DEVICES
+        if name in env
+    ]
 
 
 def _note_versions(facts: Facts, replicas: Sequence[ReplicaPlan], remarks: Remarks) -> None:

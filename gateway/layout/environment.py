@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from corral.errors import ConfigError
 from corral.gateway.config.owned import Split
 from corral.gateway.layout.estimate import MIB
 from corral.model import Gpu, GpuVendor
 
+DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+"""Say which GPUs a process sees."""
 HIDDEN = "-1"
 """No GPU has this index: as Ollama's own pages advise, it hides them all."""
 FIT_TARGET_MIB = 1024
 """llama.cpp's own: what it leaves free on each GPU while it divides a model."""
 HOST_CACHE_BYTES = 8 << 30
 """llama.cpp's own: the most each loaded model keeps of earlier prompts in the host's memory."""
-OWNED = "OLLAMA_HOST"
-"""Set by Corral when the process starts: only then is the port known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +95,6 @@ def _division(setting: Setting) -> dict[str, str]:
     if setting.takes_llama_args and setting.shares:
         env["LLAMA_ARG_TENSOR_SPLIT"] = ",".join(map(str, setting.shares))
     return env
-
-
-def check_env(env: Mapping[str, str], key: str) -> None:
-    """Raises :class:`ConfigError` where the file sets what only Corral can know."""
-    if OWNED in env:
-        raise ConfigError(f"{key}.{OWNED}: Corral gives every replica an address itself; remove it")
 
 
 def shares_of(free_bytes: Sequence[int]) -> tuple[int, ...]:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from corral.gateway.config.schema import Config
 from corral.gateway.layout.plan import Facts
 from corral.gateway.layout.program import find_program
-from corral.gateway.layout.store import find_store, stored_models
-from corral.model import GpuSample, GpuSurvey
+from corral.gateway.layout.store import find_store, is_readable, stored_models
+from corral.model import GpuSurvey
 
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 _VISIBLE: Final = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
-def gather(config: Config, survey: GpuSurvey, environ: Mapping[str, str], samples: Iterable[GpuSample] = ()) -> Facts:
+def gather(config: Config, survey: GpuSurvey, environ: Mapping[str, str]) -> Facts:
     """Reads files and runs ``ollama --version``: it may take seconds, so never call it on the event loop.
 
-    ``samples``: a reading of the GPUs, where there is one; from it comes how much of each is free.
+    How much of each GPU is free is not in it: see :mod:`corral.gateway.layout.free`.
     """
     store = find_store(config.ollama.models, environ)
     return Facts(
@@ -30,20 +30,11 @@ def gather(config: Config, survey: GpuSurvey, environ: Mapping[str, str], sample
         ram_bytes=ram_bytes(),
         store=None if store is None else str(store),
         models=() if store is None else stored_models(store),
-        free_bytes=free_bytes(samples),
+        store_is_readable=store is None or is_readable(store),
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         no_proxy=no_proxy(environ),
         visible={name: environ[name] for name in _VISIBLE if name in environ},
     )
-
-
-def free_bytes(samples: Iterable[GpuSample]) -> dict[str, int]:
-    """By uuid, of the GPUs that tell both figures."""
-    return {
-        sample.uuid: max(0, sample.memory_total_bytes - sample.memory_used_bytes)
-        for sample in samples
-        if sample.memory_total_bytes is not None and sample.memory_used_bytes is not None
-    }
 
 
 def no_proxy(environ: Mapping[str, str]) -> str | None:

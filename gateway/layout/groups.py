@@ -11,7 +11,7 @@ from corral.gateway.layout.machine import LinkRank, Machine
 from corral.gateway.layout.plan import StoredModel
 from corral.model import Gpu
 
-_ALL_UP_TO = 16
+_ALL_UP_TO = 12
 """So many GPUs are tried in every combination; of more, only neighbours in the driver's order."""
 
 
@@ -21,18 +21,21 @@ class Group:
 
     gpus: tuple[Gpu, ...]
     rank: LinkRank
+    kinds: tuple[int, ...]
+    """See :meth:`Machine.kinds`."""
     room_bytes: int
 
 
 def smallest_group(model: StoredModel, free: Sequence[Gpu], machine: Machine, context: int, slots: int) -> Group | None:
-    """The fewest GPUs of ``free`` that hold it; among equally many, those joined best, then those it fits closest.
+    """The fewest GPUs of ``free`` that hold it; among equally many, those joined best (by their worst link, then the
+    next worst, and so on: what NVLink joins stays together), then the fastest, then those it fits closest.
 
     A group with a slow or unknown link is only taken where no group without one holds the model, whatever its size.
     """
     makeshift: Group | None = None
     for size in range(2, len(free) + 1):
         found = [
-            Group(gpus, machine.rank(gpus), room)
+            Group(gpus, machine.rank(gpus), machine.kinds(gpus), room)
             for gpus in _sets(free, size)
             if len({gpu.vendor for gpu in gpus}) == 1
             and (room := machine.room(gpus)) is not None
@@ -45,8 +48,10 @@ def smallest_group(model: StoredModel, free: Sequence[Gpu], machine: Machine, co
     return makeshift
 
 
-def _order(group: Group) -> tuple[int, int, int, tuple[int, ...]]:
-    return group.rank.kind, -group.rank.lanes, group.room_bytes, tuple(gpu.index for gpu in group.gpus)
+def _order(group: Group) -> tuple[tuple[int, ...], int, float, int, tuple[int, ...]]:
+    """What joins them, then the speed of the slowest, which all wait for, then what would lie idle."""
+    slowest = min(gpu.memory_bandwidth_bytes_s or 0.0 for gpu in group.gpus)
+    return group.kinds, -group.rank.lanes, -slowest, group.room_bytes, tuple(gpu.index for gpu in group.gpus)
 
 
 def _sets(free: Sequence[Gpu], size: int) -> Iterator[tuple[Gpu, ...]]:
@@ -72,5 +77,5 @@ def need_words(model: StoredModel, context: int, slots: int, gpus: Sequence[Gpu]
     kv = "" if model.kv_bytes_per_token is not None else ", keys and values guessed"
     return (
         f"{model.name} needs {gib(need)} (weights {gib(model.weights_bytes)}, context {context}{kv}); "
-        f"these GPUs take models of up to {gib(room)}"
+        f"{'these GPUs take' if len(gpus) > 1 else 'this GPU takes'} models of up to {gib(room)}"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from corral.gateway.layout.plan import Facts
@@ -39,7 +39,7 @@ class LinkRank:
     def words(self) -> str:
         if self.is_unknown:
             return "not known"
-        lanes = f" ({self.lanes} lanes)" if self.lanes else ""
+        lanes = f" x{self.lanes}" if self.lanes else ""
         return f"{_KINDS[self.kind].value}{lanes}"
 
 
@@ -51,6 +51,10 @@ class Machine:
     ram_bytes: int | None = None
     reserve_bytes: int = 0
     """Left free on every GPU."""
+    _links: Mapping[frozenset[str], GpuLink] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_links", {frozenset((link.a, link.b)): link for link in self.survey.links})
 
     @classmethod
     def of(cls, facts: Facts, reserve_bytes: int) -> Machine:
@@ -132,14 +136,22 @@ class Machine:
         return parent.memory_bandwidth_bytes_s * min(1.0, gpu.memory_bytes / parent.memory_bytes)
 
     def link(self, a: Gpu, b: Gpu) -> GpuLink | None:
-        pair = {a.uuid, b.uuid}
-        return next((link for link in self.survey.links if {link.a, link.b} == pair), None)
+        return self._links.get(frozenset((a.uuid, b.uuid)))
+
+    def kinds(self, gpus: Sequence[Gpu]) -> tuple[int, ...]:
+        """Of every pair among them, as :attr:`LinkRank.kind`, the worst first."""
+        links = (self.link(a, b) for a, b in combinations(gpus, 2))
+        return tuple(sorted((_kind(link) for link in links), reverse=True))
 
     def rank(self, gpus: Sequence[Gpu]) -> LinkRank:
         """How well they are joined; GPUs of which a pair's link is not known count as badly joined."""
         worst = LinkRank(0, 1 << 16)
         for a, b in combinations(gpus, 2):
             link = self.link(a, b)
-            rank = LinkRank(UNKNOWN_LINK, 0) if link is None else LinkRank(_KINDS.index(link.kind), link.lanes or 0)
+            rank = LinkRank(_kind(link), 0 if link is None else link.lanes or 0)
             worst = max(worst, rank, key=lambda one: (one.kind, -one.lanes))
         return worst
+
+
+def _kind(link: GpuLink | None) -> int:
+    return UNKNOWN_LINK if link is None else _KINDS.index(link.kind)

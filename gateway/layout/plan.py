@@ -41,6 +41,8 @@ class Facts:
     store: str | None = None
     """Where the models are; None: left to Ollama."""
     models: tuple[StoredModel, ...] = ()
+    store_is_readable: bool = True
+    """False: which models there are is not known, because this user may not look."""
     free_bytes: Mapping[str, int] = field(default_factory=dict)
     """Free memory by GPU uuid, of those that tell it."""
     cpus: tuple[int, ...] = ()

@@ -86,6 +86,8 @@ def _head(facts: Facts) -> list[str]:
     cuda = f"CUDA {survey.cuda_version}" if survey.cuda_version else ""
     ram = "" if facts.ram_bytes is None else f"memory {gib(facts.ram_bytes)}"
     models = f", {len(facts.models)} model{'' if len(facts.models) == 1 else 's'}"
+    if not facts.store_is_readable:
+        models = ", which this user may not read"
     return [
         f"Ollama   {ollama}",
         f"Store    {f'{facts.store}{models}' if facts.store else 'left to Ollama'}",

@@ -130,8 +130,8 @@ def _visible(gpus: list[Gpu], machine: Machine, facts: Facts, remarks: Remarks) 
         if out:
             hidden += out
             remarks.notes.append(
-                f"{machine.labels(out)} left out: {variable} of Corral's own environment hides it; "
-                "remove it, or list GPUs under gpus:."
+                f"{machine.labels(out)} left out: {variable} of Corral's own environment hides "
+                f"{'it' if len(out) == 1 else 'them'}; unset {variable}, or list GPUs under gpus:."
             )
     return [gpu for gpu in gpus if gpu not in hidden]
 

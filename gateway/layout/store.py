@@ -50,11 +50,22 @@ def find_store(configured: Path | None, environ: Mapping[str, str], service: Pat
         return Path(environ["OLLAMA_MODELS"].strip().strip("\"'"))
     home = environ.get("HOME")
     own = Path(home) / ".ollama" / "models" if home else None
-    if own is not None and own.is_dir():
+    if own is not None and os.path.isdir(own):  # as Path.is_dir, but False where this user may not look
         return own
     if os.access(service, os.R_OK | os.X_OK) and service.is_dir():
         return service
     return own
+
+
+def is_readable(store: Path) -> bool:
+    """Whether this user may look which models there are; a store that is not there yet has none."""
+    try:
+        with os.scandir(store / "manifests"):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
 
 
 def stored_models(store: Path) -> tuple[StoredModel, ...]:
@@ -70,7 +81,7 @@ def stored_models(store: Path) -> tuple[StoredModel, ...]:
 
 def _manifests(folder: Path) -> Iterator[tuple[str, _Manifest]]:
     """``HOST/NAMESPACE/MODEL/TAG``, as the store's folders are."""
-    for count, path in enumerate(folder.glob("*/*/*/*")):
+    for count, path in enumerate(_paths(folder)):
         if count >= MAX_MANIFESTS:
             return
         try:
@@ -81,6 +92,14 @@ def _manifests(folder: Path) -> Iterator[tuple[str, _Manifest]]:
             continue
         host, namespace, model, tag = path.relative_to(folder).parts
         yield normalise_model(f"{host}/{namespace}/{model}:{tag}"), manifest
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    """None of a folder that this user may not enter."""
+    try:
+        yield from folder.glob("*/*/*/*")
+    except OSError:
+        return
 
 
 def _model(name: str, manifest: _Manifest, blobs: Path, shapes: dict[str, Shape | None]) -> StoredModel | None:

@@ -47,7 +47,7 @@ class Keeper:
         self._readying: asyncio.Task[None] | None = None
         self._clearing: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
-        self._told: tuple[ProcessState, str] | None = None
+        self._told = self.record.state, self.record.reason
         self._grumbled: set[str] = set()
         around.feed.hold(plan.id, self.record.reason)
 

@@ -103,6 +103,7 @@ class Supervisor:
             around.ledger.note(one.entry)
             self._keepers[id].adopt(one.child, one.entry.port)
         self._choose_ports()
+        self._tell_lost()
         spared = {one.entry.token for one in kept.values()}
         gone = [entry.id for entry in entries if entry.id not in kept]
         if all(process.token in spared for process in found):
@@ -120,6 +121,7 @@ class Supervisor:
         self._rolling.clear()
         keepers = list(self._keepers.values())
         for keeper in keepers:
+            keeper.leaving = True  # nobody starts it again
             keeper.do(keeper.record.stop(self._clock(), "the gateway stops", 0.0))
         await asyncio.gather(*(keeper.settle(CLEAR_S) for keeper in keepers))
         left = await self._end_all(())
@@ -285,6 +287,7 @@ class Supervisor:
                 del self._keepers[keeper.id]
                 self._around.ports.drop(keeper.id)
                 self._feed.replicas_changed()
+                self._feed.release(keeper.id)  # its name may be that of another now, which somebody else runs
         self._rolling.tick(self._keepers, self._clock())
 
 

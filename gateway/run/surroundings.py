@@ -27,10 +27,12 @@ class SupervisorFeed(Protocol):
 
     def hold(self, replica_id: str, reason: str) -> None:
         """It takes no new requests until :meth:`release`. Said again with another reason, and of a new replica before
-        :meth:`replicas_changed` tells of it; ends by itself with a replica that is no longer told of."""
+        :meth:`replicas_changed` tells of it."""
         ...
 
-    def release(self, replica_id: str) -> None: ...
+    def release(self, replica_id: str) -> None:
+        """It takes requests; or it is gone, and who has its name now is not held for it."""
+        ...
 
     def inflight(self, replica_id: str) -> int:
         """Requests it is answering."""

@@ -103,6 +103,11 @@ class Poller:
             if replica_id in (None, watch.replica.id):
                 watch.kick()
 
+    def is_silent(self, replica_id: str) -> bool:
+        """Whether the replica's last liveness probe failed."""
+        watch = self._watches.get(replica_id)
+        return watch is not None and watch.is_silent
+
     async def refresh(self, *, tags: bool, ps: bool, deadline_s: float) -> None:
         """Wait for readings that begin after this call, of all replicas that are not known to be down.
 

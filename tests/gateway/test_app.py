@@ -78,6 +78,10 @@ RELOADS: dict[str, tuple[str, Callable[[App], object]]] = {
 }
 
 
+OWNED = {"gpus", "large_models", "memory_reserve_bytes", "ollama", "warmup", "restart", "replica_logs"}
+"""What concerns the Ollamas that Corral runs is reloaded end to end, in tests/e2e/test_owned.py."""
+
+
 @pytest.mark.parametrize("group", RELOADS)
 async def test_a_reload_applies_this_group_of_keys(group: str, tmp_path: Path) -> None:
     values, applied = RELOADS[group]
@@ -85,14 +89,14 @@ async def test_a_reload_applies_this_group_of_keys(group: str, tmp_path: Path) -
         assert not applied(app)
         written(tmp_path / "corral.yaml", ollama, more=f"{group}: {values}\n")
         app.reload()
-        assert applied(app)
+        await until(lambda: applied(app))
 
 
 async def test_a_reload_applies_the_keys_of_a_replica(tmp_path: Path) -> None:
     async with fake_ollama() as ollama, serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
         written(tmp_path / "corral.yaml", ollama, "slots: 2, weight: 3")
         app.reload()
-        assert (state(app).slots, state(app).weight) == (2, 3)
+        await until(lambda: (state(app).slots, state(app).weight) == (2, 3))
 
 
 async def test_a_reload_applies_the_interval_of_the_probes_also_to_who_is_being_watched(tmp_path: Path) -> None:
@@ -106,6 +110,10 @@ async def test_a_reload_applies_the_interval_of_the_probes_also_to_who_is_being_
             await until(lambda: ollama.asked["/api/version"] >= asked + 5)
 
 
+def refusals_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "reload_refused" in record.getMessage()]
+
+
 async def test_a_policy_that_cannot_be_made_leaves_the_old_one_and_is_told_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,8 +122,9 @@ async def test_a_policy_that_cannot_be_made_leaves_the_old_one_and_is_told_in_on
         more = "policy: {path: mine.py, name: Mine}\nqueue: {max_request: 3}\n"
         written(tmp_path / "corral.yaml", ollama, more=more)
         app.reload()
+        await until(lambda: refusals_in(caplog))
         assert app.gateway.snapshot().policy == "weighted-least-load"
-    refusals = [record.getMessage() for record in caplog.records if "reload_refused" in record.getMessage()]
+    refusals = refusals_in(caplog)
     assert len(refusals) == 1
     assert "\n" not in refusals[0]
     assert "KeyboardInterrupt" in refusals[0]
@@ -137,9 +146,25 @@ async def test_pages_say_that_no_replica_serves_once_one_has_answered(path: str,
         writer.close()
 
 
+async def test_what_is_to_be_read_again_during_the_end_is_left(tmp_path: Path) -> None:
+    """What it would start, nobody would end."""
+    async with fake_ollama() as ollama, serving(written(tmp_path / "corral.yaml", ollama)) as (app, _):
+        end_ollamas = app.owner.close
+
+        async def meanwhile() -> None:
+            app.reload()
+            await until(lambda: not app.gateway._tasks)
+            await end_ollamas()
+
+        app.owner.close = meanwhile  # type: ignore[method-assign]
+        app.stop()
+        await app.until_stopped(lambda requests, drain_s: None)
+        assert app.metrics.reloads == {True: 0, False: 0}
+
+
 def test_each_group_of_keys_has_its_reload() -> None:
     names = {field.name for field in msgspec.structs.fields(Config)}
-    assert names == {*RELOADS, *NEEDS_RESTART, "replicas", "probes"}
+    assert names == {*RELOADS, *NEEDS_RESTART, *OWNED, "replicas", "probes"}
 
 
 async def test_an_admin_reader_that_stalls_does_not_hold_up_the_end(tmp_path: Path) -> None:

@@ -429,3 +429,20 @@ async def test_nvidia_gpus_are_read_while_one_hangs_and_one_is_lost(folder: Path
         await feed.until(lambda: feed.sampled(uuids[0]) > known[0] and feed.sampled(uuids[1]) > known[1])
         await feed.until(lambda: readers() == 1)
     assert {miss.uuid for miss in feed.misses} == set(uuids[:2])
+
+
+async def test_a_gpu_that_comes_later_is_read_after_another_look_and_one_not_found_stays(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    driver = Scripted()
+    async with reading(driver) as (reader, feed):
+        assert reader.survey.gpus == ()
+        driver.uuids = ("a", "b")
+        assert [gpu.uuid for gpu in (await reader.look_again()).gpus] == ["a", "b"]
+        await feed.until(lambda: feed.sampled("a") > 0 and feed.sampled("b") > 0)
+        driver.uuids = ("b", "c")
+        assert {gpu.uuid for gpu in (await reader.look_again()).gpus} == {"a", "b", "c"}
+        before = feed.sampled("a")
+        await feed.until(lambda: feed.sampled("c") > 0 and feed.sampled("a") > before)
+    assert [event for event in events(caplog) if event in ("no_gpu", "gpus")] == ["no_gpu", "gpus", "gpus"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.gateway.cli.shell import corral
 
 GOOD = """
@@ -39,9 +41,28 @@ async def test_a_good_file_shows_what_would_run(tmp_path: Path) -> None:
 async def test_json_is_the_whole_configuration_with_its_defaults(tmp_path: Path) -> None:
     ended = await corral("check-config", write(tmp_path, GOOD), "--json")
     page = json.loads(ended.out)
-    assert page["replicas"][0] == {"id": "a", "url": "http://127.0.0.1:21001", "weight": 1.0, "slots": None}
+    url = "http://127.0.0.1:21001"
+    assert page["replicas"][0] == {"id": "a", "url": url, "weight": 1.0, "slots": None, "models": [], "gpus": []}
+    assert page["ollama"]["first_port"] == 21001
     assert page["timeouts"]["stall_s"] == 30
     assert page["policy"] == {"name": "prefer-loaded", "path": None, "options": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("gpus: auto\n", "gpus      one Ollama per GPU (corral plan shows which)"),
+        ("large_models: [big]\n", "gpus      one Ollama per GPU, groups for big (corral plan shows which)"),
+        ("gpus: [0, [1, 2]]\n", "gpus      0  1+2 (corral plan shows what that makes)"),
+        ("gpus: [{gpus: [3]}]\nollama: {env: {SECRET: x}}\n", "gpus      3 (corral plan"),
+    ],
+)
+async def test_what_corral_would_run_itself_is_summed_up(tmp_path: Path, text: str, wanted: str) -> None:
+    ended = await corral("check-config", write(tmp_path, text))
+    assert ended.code == 0
+    assert wanted in ended.out
+    page = json.loads((await corral("check-config", write(tmp_path, text), "--json")).out)
+    assert page["replicas"] == []
 
 
 async def test_a_bad_file_exits_78_and_says_where_and_what(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from corral.emulator.nvml.build import build
 from corral.emulator.nvml.machines import nvlink_pairs
-from corral.emulator.nvml.state import write_machine
+from corral.emulator.nvml.state import update, write_machine
 from corral.gateway.cli.plan import read_facts
 from corral.gateway.config import Config
 from corral.gateway.layout.choose import make_plan
@@ -62,7 +62,7 @@ async def test_a_gpu_that_is_not_there_exits_78(tmp_path: Path) -> None:
     path.write_text("gpus: [0, 9]\n")
     ended = await corral("plan", "--config", str(path), "--facts", saved(tmp_path))
     assert (ended.code, ended.out) == (78, "")
-    assert ended.err.startswith("error: gpus[1]: there is no GPU 9 on this machine; known: 0 GPU-")
+    assert ended.err.startswith(f"error: {path}: gpus[1]: there is no GPU 9 on this machine; known: 0 GPU-")
 
 
 async def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
@@ -84,4 +84,18 @@ async def test_the_gpus_of_this_machine_are_found_through_their_driver(tmp_path:
     page = json.loads(ended.out)
     assert [one["id"] for one in page["replicas"]] == ["gpu0-1", "gpu2", "gpu3"]
     assert page["replicas"][0]["gpus"] == [gpu["uuid"] for gpu in page["facts"]["survey"]["gpus"][:2]]
-    assert "GPUs 0 and 1 are joined by NVLink (4 lanes)" in page["replicas"][0]["reasons"]
+    assert "GPUs 0 and 1 are joined by NVLink x4" in page["replicas"][0]["reasons"]
+
+
+async def test_what_other_programs_hold_of_a_gpu_is_not_planned_with(tmp_path: Path) -> None:
+    """As `corral serve` measures it, which decides by the same code."""
+    library = build(tmp_path / "library")
+    gpus, links = nvlink_pairs(1)
+    write_machine(tmp_path / "gpus", gpus, links)
+    update(tmp_path / "gpus", "gpu0", memory_used=4 << 30)
+    (tmp_path / "corral.yaml").write_text("gpus: [{gpus: [0, 1], split: row}]\n")
+    env = {"CORRAL_NVML_LIBRARY": str(library), "CORRAL_STANDIN_NVML": str(tmp_path / "gpus")}
+    ended = await corral("plan", "--json", cwd=tmp_path, HOME=str(tmp_path), **env)
+    page = json.loads(ended.out)
+    first, second = (int(share) for share in page["replicas"][0]["env"]["LLAMA_ARG_TENSOR_SPLIT"].split(","))
+    assert second - first == 4096

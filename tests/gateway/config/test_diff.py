@@ -39,3 +39,17 @@ hosts: [gpu.example]
 def test_a_value_taken_away_is_said_to_be_not_set() -> None:
     new = OLD.replace(", slots: 2", "")
     assert diff_config(parse_config(OLD, "x"), parse_config(new, "x")) == ["replica b.slots: 2 → not set"]
+
+
+def test_gpus_and_environments_are_said_without_a_value_that_may_be_secret() -> None:
+    listed = "gpus: [0, {gpus: [1, 2], slots: 3, env: {TOKEN: hush}}]\nollama: {env: {A: hush, B: '1', C: '1'}}\n"
+    before, after = parse_config(listed, "x"), parse_config("ollama: {env: {A: other, B: '1', D: '1'}}\n", "x")
+    assert diff_config(before, after) == [
+        "gpus: [0, 1+2 (slots: 3) (env: [TOKEN])] → not set",
+        "ollama.env.A: changed",
+        "ollama.env.C: removed",
+        "ollama.env.D: added",
+    ]
+    assert diff_config(after, parse_config("gpus: auto\nollama: {env: {A: other, B: '1', D: '1'}}\n", "x")) == [
+        "gpus: not set → auto"
+    ]

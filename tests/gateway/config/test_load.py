@@ -399,6 +399,8 @@ def test_corral_runs_ollamas_of_its_own_unless_replicas_are_listed(text: str, ow
         ("gpus: [{models: [a]}]\n", "gpus[0].gpus: is missing"),
         ("gpus: [{gpus: [0], id: x}, {gpus: [1], id: x}]\n", "gpus[1].id: 'x' is already the id of gpus[0]"),
         ("gpus: [0]\nlarge_models: [big]\n", "large_models: needs gpus: auto"),
+        ("ollama: {env: {OLLAMA_HOST: x}}\n", "corral.yaml:1:9: ollama.env.OLLAMA_HOST: Corral gives every replica"),
+        ("gpus: [0, {gpus: [1], env: {OLLAMA_HOST: x}}]\n", "corral.yaml:1:11: gpus[1].env.OLLAMA_HOST: Corral gives"),
         ("gpus: [{gpus: [0], split: diagonal}]\n", "gpus[0].split: expected one of layer, row, tensor, found diagonal"),
         ("ollama: {env: {a-b: 1}}\n", "ollama.env.a-b: expected the name of an environment variable, found 'a-b'"),
         ("ollama: {env: {A: [1]}}\n", "ollama.env.A: expected text or a number"),

@@ -169,7 +169,10 @@ def use_rows() -> Iterator[Row]:
     rule = checks_use.order
     yield Row(rule, one, None)
     yield Row(rule, machine(gpu(0), gpu(1)), OK, "equal GPUs")
-    yield Row(rule, unequal, WARNING, "CUDA puts the fastest first", "CUDA_DEVICE_ORDER=PCI_BUS_ID")
+    yield Row(rule, unequal, OK, "CUDA puts the fastest first")
+    yield Row(rule, replace(unequal, environ={"CUDA_VISIBLE_DEVICES": "GPU-1"}), OK, "Corral uses UUIDs")
+    numbered = replace(unequal, environ={"CUDA_VISIBLE_DEVICES": "0,1"})
+    yield Row(rule, numbered, WARNING, "CUDA_VISIBLE_DEVICES=0,1 on unequal GPUs", "CUDA_DEVICE_ORDER=PCI_BUS_ID")
     yield Row(rule, replace(unequal, environ={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}), OK, "as nvidia-smi does")
 
     rule = checks_use.hidden
@@ -179,6 +182,8 @@ def use_rows() -> Iterator[Row]:
     yield Row(rule, replace(unequal, environ={"CUDA_VISIBLE_DEVICES": "0,GPU-1"}), OK, "no variable")
     seen = replace(unequal, environ={"CUDA_VISIBLE_DEVICES": "1"})
     yield Row(rule, seen, WARNING, "CUDA_VISIBLE_DEVICES=1 hides GPU 0", "`gpus`")
+    nothing = replace(unequal, environ={"CUDA_VISIBLE_DEVICES": ""})
+    yield Row(rule, nothing, WARNING, "CUDA_VISIBLE_DEVICES= hides GPUs 0 and 1", "`gpus`")
     yield Row(rule, replace(unequal, environ={"ROCR_VISIBLE_DEVICES": "1"}), OK, "no variable")
     yield Row(rule, machine(amd(), environ={"ROCR_VISIBLE_DEVICES": "7"}), WARNING, "hides GPU 0", "`gpus`")
 
@@ -188,6 +193,9 @@ def use_rows() -> Iterator[Row]:
     yield Row(rule, one, OK, "60 C at most, none slowed")
     yield Row(rule, hot(throttles=frozenset({Throttle.POWER_CAP})), OK, "none slowed")
     yield Row(rule, hot(throttles=None, temperature_celsius=None), OK, "is not known")
+    part = replace(sample(), uuid="MIG-0-0", throttles=None)
+    split = machine(gpu(is_split=True), mig_device(), samples=(sample(), part))
+    yield Row(rule, split, OK, "60 C at most, none slowed")
     yield Row(rule, hot(temperature_celsius=86.0), WARNING, "86 C and slows down at 90 C", "airflow")
     yield Row(rule, hot(throttles=frozenset({Throttle.HARDWARE_THERMAL})), WARNING, "because it is hot", "fans")
     yield Row(rule, hot(throttles=frozenset({Throttle.THERMAL})), WARNING, "because it is hot", "fans")
@@ -349,6 +357,7 @@ def machine_rows() -> Iterator[Row]:
     yield Row(rule, machine(wanted=NOT_OURS), None)
     yield Row(rule, machine(version="0.24.0"), None)
     yield Row(rule, caches(None), WARNING, "not known")
+    yield Row(rule, machine(wanted=Wanted(layout_fault="gpus[0]: …")), OK, "before the configuration is corrected")
     yield Row(rule, replace(caches(GIB), memory=None), WARNING, "not known")
     yield Row(rule, caches(40 * GIB), WARNING, "40 GiB of 64 GiB", "ollama.host_cache_bytes")
     yield Row(rule, caches(80 * GIB), PROBLEM, "80 GiB of 64 GiB", "ollama.host_cache_bytes")

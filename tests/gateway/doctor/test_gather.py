@@ -298,6 +298,17 @@ def test_files_of_another_user_that_cannot_be_read_are_counted() -> None:
         assert child.stdout.split() == ["True", "False", "False", "2", "1", f"{name}/blobs/sha256-2"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("below", ["", "/models"])
+def test_a_store_that_this_user_may_not_enter_is_not_readable(below: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # closed to others, as the home of Ollama's service user may be
+        put(Path(f"{name}{below}/blobs/sha256-1"), "x")
+        child = subprocess.run(
+            [sys.executable, "-c", NOBODY, f"{name}{below}"], capture_output=True, text=True, timeout=30, check=True
+        )
+        assert child.stdout.split()[:2] == ["False", "False"]
+
+
 def test_the_file_system_is_that_of_the_innermost_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mountinfo"
     (tmp_path / "my disk").mkdir()

@@ -91,7 +91,6 @@ def test_listed_models_only_is_said() -> None:
         ("gpus: [0]", machines.with_mig(), "is split by MIG and runs nothing by itself; name its devices instead: MIG"),
         ("gpus: [[0, 1]]", facts([nvidia(0, SMALL), amd(1)]), "NVIDIA and AMD GPUs cannot share a model"),
         ("gpus: [0]", facts([nvidia(0, SMALL), amd(0)]), "name it by its UUID"),
-        ("ollama: {env: {OLLAMA_HOST: x}}", facts(row(1)), "ollama.env.OLLAMA_HOST: Corral gives"),
         ("gpus: [{gpus: [0, 1], split: row}]", facts(row(2), program=OLD), "gpus[0].split: Ollama 0.24.0 divides by"),
         ("gpus: [{gpus: [0], split: row}]", facts(row(2)), "gpus[0].split: there is one GPU in the group"),
         (
@@ -181,6 +180,21 @@ def test_the_file_overrules_context_slots_and_the_rest() -> None:
     env = plan(text, facts(row(1))).replicas[0].env
     assert (env["OLLAMA_CONTEXT_LENGTH"], env["OLLAMA_NUM_PARALLEL"]) == ("8192", "3")
     assert (env["OLLAMA_KEEP_ALIVE"], env["LLAMA_ARG_CACHE_RAM"]) == ("5m", "1024")
+
+
+def test_the_reason_names_the_env_that_overrules_a_number() -> None:
+    text = "gpus: [{gpus: 0, env: {OLLAMA_NUM_PARALLEL: 8}}]\nollama: {env: {OLLAMA_CONTEXT_LENGTH: 2048}}"
+    replica = plan(text, facts(row(1))).replicas[0]
+    assert "slots 8: gpus[0].env.OLLAMA_NUM_PARALLEL" in replica.reasons
+    assert "context 2048: ollama.env.OLLAMA_CONTEXT_LENGTH" in replica.reasons
+    assert not [reason for reason in replica.reasons if reason.startswith(("slots 4", "context 4096"))]
+
+
+def test_an_env_that_chooses_other_gpus_is_said() -> None:
+    made = plan("ollama: {env: {CUDA_VISIBLE_DEVICES: 0}}", facts(row(2)))
+    assert any(text.startswith("ollama.env.CUDA_VISIBLE_DEVICES overrules the GPUs") for text in made.advice)
+    made = plan("gpus: [0, {gpus: 1, env: {ROCR_VISIBLE_DEVICES: 0}}]", facts(row(2)))
+    assert any(text.startswith("gpus[1].env.ROCR_VISIBLE_DEVICES overrules") for text in made.advice)
 
 
 def test_what_env_says_in_the_end_is_what_corral_counts_with() -> None:
@@ -291,7 +305,7 @@ def test_a_large_model_takes_the_nvlink_pair_and_the_others_stay_single() -> Non
         ("gpu3", None),
     ]
     assert made.replicas[1].env["OLLAMA_SCHED_SPREAD"] == "1"
-    assert "GPUs 1 and 2 are joined by NVLink (4 lanes)" in made.replicas[1].reasons
+    assert "GPUs 1 and 2 are joined by NVLink x4" in made.replicas[1].reasons
 
 
 def test_what_the_store_says_of_a_model_comes_before_what_is_known_of_it() -> None:

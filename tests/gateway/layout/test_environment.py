@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from corral.errors import ConfigError
-from corral.gateway.layout.environment import Setting, check_env, environment, shares_of
+from corral.gateway.layout.environment import Setting, environment, shares_of
 from tests.gateway.layout.machines import GIB, MIB, amd, mig, nvidia
 
 A, B = nvidia(0, "NVIDIA GeForce RTX 4090"), nvidia(1, "NVIDIA GeForce RTX 3060")
@@ -103,11 +102,6 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str | None]]] = [
 def test_the_environment_follows_from_the_setting(change: dict[str, Any], expected: dict[str, str | None]) -> None:
     env = environment(replace(PLAIN, **change))
     assert {name: env.get(name) for name in expected} == expected
-
-
-def test_the_address_is_not_the_files_to_give() -> None:
-    with pytest.raises(ConfigError, match=r"gpus\[1\]\.env\.OLLAMA_HOST: Corral gives every replica an address"):
-        check_env({"OLLAMA_HOST": "127.0.0.1:1"}, "gpus[1].env")
 
 
 def test_shares_follow_free_memory_and_are_left_out_where_it_is_the_same() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from corral.gateway.config import parse_config
-from corral.gateway.layout.facts import free_bytes, gather, no_proxy, ram_bytes
+from corral.gateway.layout.facts import gather, no_proxy, ram_bytes
+from corral.gateway.layout.free import free_bytes
 from corral.gateway.layout.plan import OllamaProgram
 from corral.gateway.layout.program import find_program
 from corral.model import GpuSample, GpuSurvey
@@ -123,7 +124,7 @@ def test_loopback_stays_out_of_the_proxies() -> None:
 
 def test_free_memory_that_is_not_told_is_left_out() -> None:
     samples = [GpuSample("a", 0.0, memory_used_bytes=3, memory_total_bytes=10), GpuSample("b", 0.0)]
-    assert free_bytes(samples) == {"a": 7}
+    assert free_bytes(samples, ()) == {"a": 7}
 
 
 def test_gathered_facts_are_of_this_machine(tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ def test_of_equally_many_the_best_joined_are_taken(
     assert chosen(row(4), kinds) == expected
 
 
+def test_where_every_group_crosses_nodes_what_nvlink_joins_stays_together() -> None:
+    """Three are needed; without the pair 2 and 3, the group of 0, 1 and 2 would be slow at two places more."""
+    gpus = row(4, SMALL)
+    assert chosen(gpus, {(0, 1): LinkKind.HOST_BRIDGE, (2, 3): LinkKind.NVLINK}) == (0, 2, 3)
+
+
 def test_more_gpus_that_are_well_joined_come_before_fewer_across_nodes() -> None:
     """Two would do, but every two are slowly joined; three small ones below one switch are not."""
     gpus = [nvidia(0, A6000), *(nvidia(at, SMALL) for at in (1, 2, 3)), nvidia(4, A6000)]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
+
+import pytest
 
 from corral.gateway.layout.plan import StoredModel
 from corral.gateway.layout.store import find_store, stored_models
@@ -70,3 +76,20 @@ def test_the_store_is_sought_where_ollama_would(tmp_path: Path) -> None:
     own.mkdir(parents=True)
     assert find_store(None, {"HOME": str(home)}, service) == own
     assert find_store(None, {}, tmp_path / "not there") is None
+
+
+NOBODY = """
+import os, sys
+from pathlib import Path
+from corral.gateway.layout.store import find_store, stored_models
+os.setgid(65534); os.setgroups([]); os.setuid(65534)
+print(stored_models(Path(sys.argv[1])), find_store(None, {"HOME": sys.argv[1]}, Path("/nowhere")))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_store_that_this_user_may_not_enter_holds_nothing() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "manifests").mkdir()
+        child = subprocess.run([sys.executable, "-c", NOBODY, name], capture_output=True, text=True, timeout=30)
+        assert (child.stdout, child.stderr) == (f"() {name}/.ollama/models\n", "")

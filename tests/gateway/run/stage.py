@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -145,6 +145,7 @@ async def stage(
     first_port: int = 0,
     drain_s: float = 5.0,
     environ: Mapping[str, str] | None = None,
+    lost: Iterable[str] = (),
     close: bool = True,
 ) -> AsyncIterator[Stage]:
     feed = RecordingFeed()
@@ -162,6 +163,8 @@ async def stage(
             rng=Random(1),
             session=session,
         )
+        for uuid in lost:
+            supervisor.gpu_lost(uuid, "gone")
         try:
             await supervisor.start(plans)
             yield Stage(supervisor, feed, state_dir)

@@ -89,6 +89,16 @@ async def test_a_kept_replica_can_be_restarted(state_dir: Path) -> None:
         assert not alive(old["a"].pid or 0)
 
 
+async def test_those_that_wait_for_the_end_of_old_ones_are_not_told_to_be_stopped(state_dir: Path) -> None:
+    """Else requests would be refused that only have to wait."""
+    async with (
+        killed_gateway(state_dir, "gone,FAKE_DEAF=1"),
+        stage(state_dir, plan("a"), restart=RestartConfig(first_s=0.05, stop_s=0.5)) as on,
+    ):
+        await on.running("a")
+        assert on.feed.told["a"] == [ProcessState.STARTING, RUNNING]
+
+
 async def test_one_that_does_not_answer_any_more_is_not_kept(state_dir: Path) -> None:
     async with killed_gateway(state_dir, "a") as old:
         os.kill(old["a"].pid or 0, signal.SIGSTOP)

@@ -281,6 +281,16 @@ async def test_a_replica_that_is_planned_anew_while_it_leaves_comes_back(state_d
         assert environ_of(on.pid("a"))["NEW"] == "1"
 
 
+async def test_nobody_is_held_for_a_replica_that_has_gone(state_dir: Path) -> None:
+    """Its name may be another's by then: of one that somebody else runs."""
+    async with stage(state_dir, plan("a")) as on:
+        await on.running("a")
+        on.supervisor.set_plans([])
+        assert "a" in on.feed.held
+        await until(lambda: on.supervisor.statuses() == ())
+        assert on.feed.held == {}
+
+
 async def test_a_new_plan_takes_a_failure_back(state_dir: Path) -> None:
     async with stage(state_dir, plan("a", FAKE_EXIT="1")) as on:
         await on.in_state("a", FAILED)
@@ -307,6 +317,15 @@ async def test_a_lost_gpu_stops_its_own_replica_and_its_return_starts_it(
         on.supervisor.gpu_back("GPU-a")
         await on.running("a", "c")
         assert on.feed.told["b"] == [ProcessState.STARTING, RUNNING]
+
+
+async def test_nothing_starts_on_a_gpu_that_was_lost_before_there_were_plans(state_dir: Path) -> None:
+    async with stage(state_dir, plan("a", "GPU-a"), plan("b", "GPU-b"), lost=["GPU-a"]) as on:
+        await on.running("b")
+        assert (on.state("a"), on.status("a").reason) == (STOPPED, "GPU lost: gone")
+        assert ProcessState.STARTING not in on.feed.told["a"]
+        on.supervisor.gpu_back("GPU-a")
+        await on.running("a")
 
 
 async def test_a_plan_on_other_gpus_need_not_wait_for_the_lost_one(state_dir: Path) -> None:
@@ -460,6 +479,20 @@ async def test_close_ends_starting_failing_and_deaf_ones_alike_and_leaves_nothin
     assert processes(state_dir) == []
     assert json.loads((state_dir / "replicas.json").read_text())["replicas"] == []
     assert {status.state for status in on.supervisor.statuses()} == {STOPPED}
+
+
+async def test_what_is_asked_during_the_end_starts_nothing(state_dir: Path) -> None:
+    async with stage(state_dir, plan("a", FAKE_DEAF="1"), plan("b"), close=False) as on:
+        await on.running("a", "b")
+        ending = asyncio.create_task(on.supervisor.close())
+        await until(lambda: on.state("a") is not RUNNING)
+        while not ending.done():
+            on.supervisor.restart_all("asked for")
+            with pytest.raises(KeyError):
+                on.supervisor.restart("b", "asked for")
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert processes(state_dir) == []
 
 
 async def test_close_right_after_start_leaves_nothing(state_dir: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from corral.model import Hold
 from tests.gateway.wire.conftest import Start
 from tests.gateway.wire.harness import CHAT, CHAT_WHOLE, RunningGateway, post, until
 from tests.gateway.wire.replica import MODEL, Call, ScriptedReplica, say_hello
@@ -337,6 +338,27 @@ async def test_a_silent_stream_of_a_dead_replica_is_ended_with_an_error(start: S
     replica.answer = then_silence
     asked = asyncio.create_task(gateway.ask(post("/api/chat", CHAT)))
     await until(lambda: gateway.scheduler.inflight)
+    replica.version = None  # type: ignore[assignment]
+    _, _, text = await asyncio.wait_for(asked, 15)
+    assert_said_in_dialect("/api/chat", text)
+    gateway.assert_nothing_held()
+
+
+async def test_a_stream_of_a_held_replica_that_hangs_is_ended_too(start: Start) -> None:
+    """Its process may hang in a driver, where not even SIGKILL ends it and its connections."""
+    gateway = await start(1, "timeouts: {stall_s: 0.5}\n")
+    replica = gateway.replicas[0]
+
+    async def then_silence(call: Call) -> None:
+        await call.start_stream()
+        await call.line_of(done=False)
+        await asyncio.Event().wait()
+
+    replica.answer = then_silence
+    asked = asyncio.create_task(gateway.ask(post("/api/chat", CHAT)))
+    await until(lambda: replica.calls and gateway.states[0].health.value == "up")
+    gateway.gateway.set_hold("r0", Hold("stopping: its GPU is lost", coming=False))
+    assert gateway.gateway.ready() == (False, "no replica is up and enabled; r0 is stopping: its GPU is lost")
     replica.version = None  # type: ignore[assignment]
     _, _, text = await asyncio.wait_for(asked, 15)
     assert_said_in_dialect("/api/chat", text)
