@@ -86,10 +86,13 @@ async def _serve(
             app = App(config, config_path, loop, session)
             app.watch_signals()
             try:
-                await app.start(listener, admin_listener)
+                is_running = await app.start_unless_stopped(listener, admin_listener)
             except BaseException:
                 await app.close()
                 raise
+            if not is_running:
+                await app.close()
+                return 0
             gc.collect()
             gc.freeze()
             on_ready(ReadyInfo(_url(listener), _url(admin_listener), app.replicas))
@@ -140,6 +143,19 @@ class App:
 
     def _refresh_tags(self) -> None:
         self.gateway.spawn(self.poller.refresh(tags=True, ps=False, deadline_s=self._config.timeouts.connect_s))
+
+    async def start_unless_stopped(self, listener: socket.socket, admin_listener: socket.socket) -> bool:
+        """As :meth:`start`, which may wait for a slow driver; False: a signal came first."""
+        starting = asyncio.create_task(self.start(listener, admin_listener))
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+            return False
+        await starting
+        return True
 
     async def start(self, listener: socket.socket, admin_listener: socket.socket) -> None:
         """Begin to poll, look at every replica once, and serve on both ports (which accept from the beginning)."""

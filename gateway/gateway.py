@@ -23,7 +23,7 @@ from corral.gateway.wire.client import ClientConnection, State
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
 from corral.gateway.wire.routes import Route
-from corral.model import Health, Hold, OllamaSample, ProbeResult, ReplicaState, Snapshot
+from corral.model import Health, Hold, OllamaSample, Order, ProbeResult, ReplicaState, Snapshot
 
 log: Final = logging.getLogger("corral.gateway")
 
@@ -108,11 +108,17 @@ class Gateway:
         self.carrier.apply(self.carrier.scheduler.set_enabled(replica_id, enabled, self.clock()))
         log.info("replica_%s replica=%s", "resumed" if enabled else "drained", replica_id)
 
-    def restart(self, replica_id: str | None) -> None:
-        """Restart one Ollama that Corral runs, or (None) all in turn. Raises CorralError where it cannot."""
+    def order(self, order: Order, replica_id: str) -> None:
+        """Restart, stop or start an Ollama that Corral runs. Raises CorralError where it cannot."""
         if self.owner is not None:
-            self.owner.restart(replica_id)
-            log.info("restart_asked replica=%s", replica_id or "all")
+            self.owner.order(order, replica_id)
+            log.info("%s_asked replica=%s", order.value, replica_id)
+
+    def restart_all(self) -> None:
+        """All Ollamas that Corral runs, one after the other. Raises CorralError where there are none."""
+        if self.owner is not None:
+            self.owner.restart_all()
+            log.info("restart_asked replica=all")
 
     # -- the owner's feed
 

@@ -29,15 +29,18 @@ from corral.gateway.run.census import Census
 from corral.gateway.run.ledger import default_state_dir
 from corral.gateway.run.supervisor import Supervisor
 from corral.gateway.serve.gpus import GpuBoard
-from corral.model import GpuState, Hold, LoadedModel, ProcessState, ProcessStatus, Replica
+from corral.model import GpuState, Hold, LoadedModel, Order, ProcessState, ProcessStatus, Replica
 from corral.probes.gpu import GpuSource
 from corral.probes.reader import GpuReader
 
 log: Final = logging.getLogger("corral.gateway")
 
+SEEK_S: Final = 30.0
+"""Between two looks for GPUs that could not be read."""
 _FIRST_SAMPLES_S: Final = 1.0
 _PROBATION_S: Final = 3600.0
 """A model may be on the CPU because a client or its own file wants it so: that must not restart it again and again."""
+_ASKED: Final = "asked for by the operator"
 _GONE: Final = (ProcessState.STOPPED, ProcessState.FAILED)
 """States that end by themselves only if something else happens: nobody should wait for it."""
 
@@ -64,7 +67,9 @@ class Owner:
         environ: Mapping[str, str],
         clock: Callable[[], float],
         rng: Random,
+        seek_s: float = SEEK_S,
     ) -> None:
+        self._seek_s = seek_s
         self._feed = feed
         self._board = board
         self._reader = GpuReader(sources, board, clock, board.interval_s)
@@ -82,7 +87,12 @@ class Owner:
         """Why, by GPU; also while no supervisor is there to be told."""
         self._suspected: dict[str, float] = {}
         """Replicas that were restarted because a model fell back to the CPU, and when; until they have proved well."""
+        self._falling: dict[str, tuple[str, float]] = {}
+        """By replica, the model that seems to have fallen back, and since when."""
         self._later: asyncio.Task[None] | None = None
+        self._seeking: asyncio.Task[None] | None = None
+        self._config = Config()
+        self._using = asyncio.Lock()
         board.watcher = self
 
     # -- begin, change, end
@@ -95,6 +105,7 @@ class Owner:
         if _needs_gpus(config):
             self._board.use(await self._reader.start())
             await self.use(config)
+            self._seeking = asyncio.create_task(self._seek(), name="GPUs that could not be read")
         else:
             await self.use(config)
             self._later = asyncio.create_task(self._survey_later(), name="first look at the GPUs")
@@ -109,10 +120,14 @@ class Owner:
 
     async def use(self, config: Config) -> None:
         """Plan anew for ``config`` and change what runs to it. Raises OperatorError, and then nothing has changed."""
+        async with self._using:
+            await self._use(config)
+
+    async def _use(self, config: Config) -> None:
         external = self._resolve(config)
         plan = await self._plan(config) if config.owns_replicas else Plan(())
         begun = self._supervise(config) if self._supervisor is None and plan.replicas else None
-        self._external, self._reserve_bytes = external, config.memory_reserve_bytes
+        self._config, self._external, self._reserve_bytes = config, external, config.memory_reserve_bytes
         self._board.interval_s = config.probes.gpu_interval_s
         self._reader.set_interval(config.probes.gpu_interval_s)
         self._plans = {replica.id: replica for replica in plan.replicas}
@@ -128,18 +143,35 @@ class Owner:
             )
             self._supervisor.set_plans(plan.replicas)
         self._advice = {text: text for text in plan.advice}
-        for text in (*plan.notes, *plan.advice):
+        for text in plan.notes:
             log.info('plan note="%s"', text)
+        for text in plan.advice:
+            log.warning('advice text="%s"', text)
         self._feed.replicas_changed()
 
     async def close(self) -> None:
         """End every Ollama that runs for Corral, and the reading of the GPUs."""
-        if self._later is not None:
-            self._later.cancel()
-            await asyncio.wait([self._later])
+        for task in filter(None, (self._later, self._seeking)):
+            task.cancel()
+            await asyncio.wait([task])
         if self._supervisor is not None:
             await self._supervisor.close()
         await self._reader.close()
+
+    async def _seek(self) -> None:
+        """Look again for GPUs as long as some cannot be read, and use those that are found: a driver may come late."""
+        while True:
+            await asyncio.sleep(self._seek_s)
+            if not self._board.survey.problems:
+                continue
+            before = {gpu.uuid for gpu in self._board.survey.gpus}
+            self._board.use(await self._reader.look_again())
+            if {gpu.uuid for gpu in self._board.survey.gpus} == before:
+                continue
+            try:
+                await self.use(self._config)
+            except OperatorError as error:
+                log.error('new_gpus_not_used error="%s"', str(error).replace("\n", "; "))
 
     async def _survey_later(self) -> None:
         self._board.use(await self._reader.start())
@@ -215,20 +247,29 @@ class Owner:
 
     # -- what the operator asks
 
-    def restart(self, replica_id: str | None) -> None:
-        """One replica, or (None) all in turn. Raises CorralError where Corral runs none such."""
-        supervisor = self._supervisor
-        if supervisor is None or not supervisor.statuses():
-            raise CorralError("Corral runs no Ollama of its own here, so it can restart none")
-        if replica_id is None:
-            supervisor.restart_all("asked for by the operator")
-            return
+    def restart_all(self) -> None:
+        """One after the other. Raises CorralError where Corral runs none."""
+        self._running().restart_all(_ASKED)
+
+    def order(self, order: Order, replica_id: str) -> None:
+        """Restart, stop or start the Ollama of one replica. Raises CorralError where Corral does not run it."""
+        supervisor = self._running()
+        act = {
+            Order.RESTART: supervisor.restart,
+            Order.STOP: supervisor.stop_replica,
+            Order.START: supervisor.start_replica,
+        }
         try:
-            supervisor.restart(replica_id, "asked for by the operator")
+            act[order](replica_id, _ASKED)
         except KeyError:
             if any(status.id == replica_id for status in self.processes()):
-                raise CorralError(f"{replica_id} is about to end for good, so it is not restarted") from None
-            raise CorralError(f"{replica_id} is not run by Corral; whoever runs it can restart it") from None
+                raise CorralError(f"{replica_id} is about to end for good") from None
+            raise CorralError(f"{replica_id} is not run by Corral; whoever runs it can {order.value} it") from None
+
+    def _running(self) -> Supervisor:
+        if self._supervisor is None or not self._supervisor.statuses():
+            raise CorralError("Corral runs no Ollama of its own here")
+        return self._supervisor
 
     # -- the supervisor's feed
 
@@ -285,15 +326,27 @@ class Owner:
         if free_bytes is None:
             return
         fallen = fell_back(models, free_bytes + sum(model.size_vram_bytes for model in models))
-        if fallen is not None:
+        if fallen is None:
+            self._falling.pop(replica_id, None)
+        elif self._is_confirmed(replica_id, fallen, plan):
             self._fell_back(replica_id, fallen)
-        elif any(model.size_vram_bytes >= model.size_bytes > 0 for model in models):
+        if fallen is None and any(model.size_vram_bytes >= model.size_bytes > 0 for model in models):
             self._proved_well(replica_id)
 
     def _advise(self, key: str, text: str | None) -> None:
         if text is not None and key not in self._advice:
             log.warning('advice text="%s"', text)
             self._advice[key] = text
+
+    def _is_confirmed(self, replica_id: str, model: LoadedModel, plan: ReplicaPlan) -> bool:
+        """Whether it was seen before, and the GPUs were read since: what another program took a moment ago would not
+        show in the reading of a moment before."""
+        name, since_s = self._falling.get(replica_id, ("", 0.0))
+        if name != model.name:
+            self._falling[replica_id] = (model.name, self._clock())
+            return False
+        samples = (self._board.fresh(gpu.uuid) for gpu in plan.gpus)
+        return all(sample is not None and sample.taken_at_s > since_s for sample in samples)
 
     def _fell_back(self, replica_id: str, model: LoadedModel) -> None:
         running = self._state(replica_id) is ProcessState.RUNNING

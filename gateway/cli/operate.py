@@ -1,4 +1,4 @@
-"""``corral status``, ``drain``, ``resume`` and ``restart``: what an operator asks of a running gateway."""
+"""What an operator asks of a running gateway: its status, and what is to become of a replica."""
 
 from __future__ import annotations
 
@@ -83,14 +83,49 @@ def restart(replica_id: str | None, everyone: bool, admin: str, as_json: bool) -
     """
     if (replica_id is None) != everyone:
         raise click.UsageError("name one replica, or say --all", click.get_current_context())
-    path = "/restart" if replica_id is None else f"/replicas/{quote(replica_id, safe='')}/restart"
-    page = ask(admin, "POST", path)
-    if as_json:
-        click.echo(json.dumps(page, indent=2))
-    elif replica_id is None:
-        click.echo(f"restarting one after the other: {' '.join(page['restarting'])}")
-    else:
-        click.echo(f"{replica_id}: restarts; `corral status` shows when it takes requests again")
+    if replica_id is not None:
+        return _order(replica_id, "restart", "restarts", admin, as_json)
+    page = ask(admin, "POST", "/restart")
+    text = f"restarting one after the other: {' '.join(page['restarting'])}"
+    click.echo(json.dumps(page, indent=2) if as_json else text)
+    return 0
+
+
+@click.command()
+@click.argument("replica_id", metavar="ID")
+@admin_option
+@json_option
+@debug_option
+def stop(replica_id: str, admin: str, as_json: bool) -> int:
+    """End the Ollama of replica ID, which Corral runs: its GPU is free until `corral start ID`.
+
+    It gets no new requests, finishes what it is doing, and ends.
+
+    \b
+    Example:
+      corral stop gpu1
+    """
+    return _order(replica_id, "stop", "stops when it has finished what it is doing", admin, as_json)
+
+
+@click.command()
+@click.argument("replica_id", metavar="ID")
+@admin_option
+@json_option
+@debug_option
+def start(replica_id: str, admin: str, as_json: bool) -> int:
+    """Start the Ollama of replica ID, which was stopped or given up.
+
+    \b
+    Example:
+      corral start gpu1
+    """
+    return _order(replica_id, "start", "starts", admin, as_json)
+
+
+def _order(replica_id: str, verb: str, said: str, admin: str, as_json: bool) -> int:
+    page = ask(admin, "POST", f"/replicas/{quote(replica_id, safe='')}/{verb}")
+    click.echo(json.dumps(page, indent=2) if as_json else f"{replica_id}: {said}; `corral status` shows it")
     return 0
 
 

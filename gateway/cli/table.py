@@ -33,6 +33,8 @@ COMMANDS: Final = {
     "drain": Entry("corral.gateway.cli.operate:drain", "Send no new requests to one replica."),
     "resume": Entry("corral.gateway.cli.operate:resume", "Send requests to a drained replica again."),
     "restart": Entry("corral.gateway.cli.operate:restart", "Restart the Ollama of a replica, or of all in turn."),
+    "stop": Entry("corral.gateway.cli.operate:stop", "End the Ollama of a replica: its GPU is free until `start`."),
+    "start": Entry("corral.gateway.cli.operate:start", "Start the Ollama of a replica that was stopped or given up."),
     "emulate": Entry("corral.emulator.command:emulate", "Run one emulated Ollama (no GPU, invented text)."),
 }
 

@@ -17,7 +17,10 @@ def free_bytes(samples: Iterable[GpuSample], own_pids: Collection[int]) -> dict[
 
 
 def _taken_bytes(sample: GpuSample, own_pids: Collection[int]) -> int | None:
-    """What others hold; None: not known. Where none of Corral's processes is on the GPU, all that is used; else what each one says."""
+    """What others hold; None: not known.
+
+    Where none of Corral's processes is on the GPU, it is all that is used; else what each of the others says.
+    """
     processes = sample.processes or ()
     if not any(process.pid in own_pids for process in processes):
         return sample.memory_used_bytes

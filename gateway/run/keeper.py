@@ -263,9 +263,11 @@ class Keeper:
         self.do(self.record.answered(self._around.clock()))
         around = self._around
         models = around.warmup_models(self.plan)
-        await warm_up(
-            around.session, self.id, self._around.ports.of(self.id), models, around.warmup.seconds, around.clock
-        )
+        port, seconds = around.ports.of(self.id), around.warmup.seconds
+        try:
+            await warm_up(around.session, self.id, port, models, seconds, around.clock)
+        except Exception:  # cold it serves, too; kept out for ever it would not
+            log.exception("warm_up_failed replica=%s", self.id)
         self._readying = None
         self.do(self.record.warm(around.clock()))
 

@@ -263,8 +263,11 @@ class Supervisor:
         self._start_new()
 
     def _start_new(self) -> None:
+        """Start those that never ran, but none on a GPU that one that leaves still uses: its models would not fit."""
+        leaving = {gpu.uuid for keeper in self._keepers.values() if keeper.leaving for gpu in keeper.plan.gpus}
         for keeper in self._keepers.values():
-            if keeper.record.spawns == 0 and not keeper.leaving and not keeper.record.wanted:
+            is_new = keeper.record.spawns == 0 and not keeper.leaving and not keeper.record.wanted
+            if is_new and not any(keeper.runs_on(uuid) for uuid in leaving):
                 keeper.do(keeper.record.start(self._clock(), "planned"))
 
     # -- time
@@ -288,6 +291,8 @@ class Supervisor:
                 self._around.ports.drop(keeper.id)
                 self._feed.replicas_changed()
                 self._feed.release(keeper.id)  # its name may be that of another now, which somebody else runs
+        if self._opened:
+            self._start_new()
         self._rolling.tick(self._keepers, self._clock())
 
 

@@ -12,7 +12,7 @@ from corral.errors import CorralError
 from corral.gateway.serve.exposition import CONTENT_TYPE, MetricsPage
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.wire.browser import BrowserRules
-from corral.model import GpuProcess, GpuSample, GpuState, ProcessStatus, ReplicaState, Snapshot
+from corral.model import GpuProcess, GpuSample, GpuState, Order, ProcessStatus, ReplicaState, Snapshot
 
 SNAPSHOT_SCHEMA: Final = 1
 """Grows when a key of ``/snapshot`` goes or changes its meaning; new keys may come without."""
@@ -30,6 +30,8 @@ GET  /snapshot                 replicas and queue as JSON (`corral status` shows
 POST /replicas/ID/drain        send no new requests there
 POST /replicas/ID/resume       send requests there again
 POST /replicas/ID/restart      end its Ollama and start it anew (only one that Corral runs)
+POST /replicas/ID/stop         end its Ollama; its GPU is free until the next line
+POST /replicas/ID/start        start its Ollama again
 POST /restart                  all of them, one after the other
 """
 
@@ -50,8 +52,12 @@ class GatewayControl(Protocol):
         """Resume (True) or drain (False) one replica; raises :class:`CorralError` when there is no such replica."""
         ...
 
-    def restart(self, replica_id: str | None) -> None:
-        """Restart a replica's Ollama (None: all, one after the other); raises :class:`CorralError` where it cannot."""
+    def order(self, order: Order, replica_id: str) -> None:
+        """Restart, stop or start a replica's Ollama; raises :class:`CorralError` where Corral does not run it."""
+        ...
+
+    def restart_all(self) -> None:
+        """All that Corral runs, one after the other; raises :class:`CorralError` where there are none."""
         ...
 
 
@@ -74,7 +80,7 @@ def make_admin(
             web.get("/snapshot", routes.snapshot),
             web.post("/replicas/{id}/drain", routes.drain),
             web.post("/replicas/{id}/resume", routes.resume),
-            web.post("/replicas/{id}/restart", routes.restart),
+            *(web.post(f"/replicas/{{id}}/{order.value}", routes.ordering(order)) for order in Order),
             web.post("/restart", routes.restart_all),
         ]
     )
@@ -117,17 +123,22 @@ class _Routes:
     async def resume(self, request: web.Request) -> web.Response:
         return self._set_enabled(request.match_info["id"], True)
 
-    async def restart(self, request: web.Request) -> web.Response:
-        replica_id = request.match_info["id"]
-        try:
-            self._control.restart(replica_id)
-        except CorralError as error:
-            return self._unknown(replica_id) or _error(409, str(error))
-        return self._replica(replica_id)
+    def ordering(self, order: Order) -> Handler:
+        """The route that gives ``order`` to one replica."""
+
+        async def give(request: web.Request) -> web.Response:
+            replica_id = request.match_info["id"]
+            try:
+                self._control.order(order, replica_id)
+            except CorralError as error:
+                return self._unknown(replica_id) or _error(409, str(error))
+            return self._replica(replica_id)
+
+        return give
 
     async def restart_all(self, request: web.Request) -> web.Response:
         try:
-            self._control.restart(None)
+            self._control.restart_all()
         except CorralError as error:
             return _error(409, str(error))
         ids = [process.id for process in self._control.snapshot().processes]

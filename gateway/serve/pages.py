@@ -19,7 +19,7 @@ _TEXT: Final = b"text/plain; charset=utf-8"
 _REFRESH_S: Final = 0.5
 """How long a page waits for fresh readings; a replica that takes longer appears with its last one."""
 
-_NONE_SERVES: Final = "no replica can serve this request now: all are down or drained"
+_NONE_SERVES: Final = "no replica can serve this request now: all are down, drained or starting"
 
 
 async def page(gateway: Gateway, client: ClientConnection, route: Route) -> None:

@@ -55,7 +55,7 @@ _ANTHROPIC_TYPES: Final = {
 _REFUSALS: Final = {
     Refusal.QUEUE_FULL: (503, SERVER_BUSY),
     Refusal.WAITED_TOO_LONG: (503, SERVER_BUSY),
-    Refusal.NO_REPLICA: (503, "no replica can serve this request now: all are down or drained"),
+    Refusal.NO_REPLICA: (503, "no replica can serve this request now: all are down, drained or starting"),
     Refusal.EXHAUSTED: (502, "every replica that could serve this request failed before its first byte"),
     Refusal.STOPPING: (503, "the gateway is shutting down"),
 }

@@ -382,6 +382,16 @@ class GpuState:
     """How many there were."""
 
 
+class Order(Enum):
+    """What an operator may want of a replica that Corral runs."""
+
+    RESTART = "restart"
+    """After what it is doing; one that was given up or stopped, too."""
+    STOP = "stop"
+    """After what it is doing, until it is told to start: its GPU is free meanwhile."""
+    START = "start"
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
     """One process that Corral runs for a replica."""

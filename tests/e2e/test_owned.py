@@ -363,6 +363,35 @@ async def test_a_rolling_restart_keeps_serving(tmp_path: Path) -> None:
         assert away == 1, "one at a time"
 
 
+async def test_a_replica_is_stopped_to_free_its_gpu_and_started_again(tmp_path: Path) -> None:
+    async with box(tmp_path, alike(2)) as owned:
+        await owned.running("gpu0", "gpu1")
+        admin = f"http://127.0.0.1:{owned.gateway.admin_port}"
+        pid = (await pids(owned))["gpu1"]
+        assert (await corral("stop", "gpu1", "--admin", admin)).code == 0
+        await owned.until_process("gpu1", lambda process: process["state"] == "stopped", 10)
+        await until(lambda: not psutil.pid_exists(pid) or not is_alive(psutil.Process(pid)), 5, "its end")
+        assert set(await asyncio.gather(*(owned.chat() for _ in range(6)))) == {"gpu0"}
+        assert (await corral("start", "gpu1", "--admin", admin)).code == 0
+        await owned.running("gpu0", "gpu1")
+
+
+async def test_a_gateway_that_is_told_to_stop_while_a_driver_holds_up_its_start_stops(tmp_path: Path) -> None:
+    made = Box(tmp_path, alike(2))
+    hang(made.nvml, 0)
+    hang(made.nvml, 1)
+    try:
+        made.gateway.begin()
+        await asyncio.sleep(1.0)
+        began_s = time.monotonic()
+        made.gateway.signal(signal.SIGTERM)
+        assert await made.gateway.ended(5) == 0
+        assert time.monotonic() - began_s < 5
+        assert made.ollamas() == []
+    finally:
+        made.end()
+
+
 async def test_models_are_warm_before_a_replica_takes_requests(tmp_path: Path) -> None:
     async with box(tmp_path, alike(1), "warmup: {models: [llama3.2:1b, not-here], seconds: 0.5}\n") as owned:
         await owned.running("gpu0")

@@ -17,7 +17,7 @@ from corral.gateway.config import load_config
 from corral.gateway.owner import Owner
 from corral.gateway.serve.gpus import GpuBoard
 from corral.gateway.serve.metrics import Metrics
-from corral.model import Gpu, GpuSample, GpuSurvey, GpuVendor, Hold, LoadedModel, ProcessState
+from corral.model import Gpu, GpuSample, GpuSurvey, GpuVendor, Hold, LoadedModel, Order, ProcessState
 from corral.probes.ollama import probe_session
 from tests.gateway.run.stage import FAKE, end_all, until
 
@@ -30,15 +30,18 @@ ON_CPU = LoadedModel("m:latest", 4 * GIB, 0, 4096)
 
 
 class OneGpu:
-    """A driver with one GPU; its survey takes ``survey_s``."""
+    """A driver with one GPU; its survey takes ``survey_s``, and finds nothing before it is ``awake``."""
 
     vendor = GpuVendor.NVIDIA
 
-    def __init__(self, survey_s: float) -> None:
+    def __init__(self, survey_s: float, awake: bool) -> None:
         self.survey_s = survey_s
+        self.awake = awake
 
     def survey(self) -> GpuSurvey:
         time.sleep(self.survey_s)
+        if not self.awake:
+            return GpuSurvey(problems=("The NVIDIA driver is not loaded.",))
         return GpuSurvey((Gpu(UUID, 0, GpuVendor.NVIDIA, "RTX", 24 * GIB),))
 
     def read(self, uuid: str, at_s: float) -> GpuSample:
@@ -73,8 +76,9 @@ class Feed:
 class Stage:
     """An owner, its feed and its clock."""
 
-    def __init__(self, owner: Owner, feed: Feed, folder: Path) -> None:
+    def __init__(self, owner: Owner, feed: Feed, folder: Path, driver: OneGpu) -> None:
         self.owner = owner
+        self.driver = driver
         self.feed = feed
         self.folder = folder
         self.ahead_s = 0.0
@@ -96,6 +100,22 @@ class Stage:
         await until(is_running)
         await until(lambda: self.feed.holds == {})
 
+    async def sampled(self) -> None:
+        """Wait for a reading of the GPU that begins from now on."""
+        since_s = self.clock()
+
+        def is_later() -> bool:
+            sample = self.owner.gpus()[0].sample
+            return sample is not None and sample.taken_at_s > since_s
+
+        await until(is_later)
+
+    async def falls(self) -> None:
+        """The model is seen on the CPU twice, with a reading of the GPU in between."""
+        self.owner.loaded("gpu0", [ON_CPU])
+        await self.sampled()
+        self.owner.loaded("gpu0", [ON_CPU])
+
     @property
     def ids(self) -> list[tuple[str, bool]]:
         """Each replica's name, and whether it is the one that somebody else runs."""
@@ -103,7 +123,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path, text: str, survey_s: float = 0.0) -> AsyncIterator[Stage]:
+async def stage(folder: Path, text: str, survey_s: float = 0.0, *, awake: bool = True) -> AsyncIterator[Stage]:
     program = folder / "ollama"
     program.write_text(
         f'#!/bin/sh\n[ "$1" = serve ] || {{ echo "ollama version is 0.30.1"; exit; }}\n'
@@ -114,8 +134,9 @@ async def stage(folder: Path, text: str, survey_s: float = 0.0) -> AsyncIterator
     feed, board = Feed(), GpuBoard(time.monotonic, 0.05, Metrics())
     async with probe_session() as session:
         on: list[Stage] = []
-        owner = Owner(feed, board, (OneGpu(survey_s),), session, environ, lambda: on[0].clock(), Random(1))
-        on.append(Stage(owner, feed, folder))
+        driver = OneGpu(survey_s, awake)
+        owner = Owner(feed, board, (driver,), session, environ, lambda: on[0].clock(), Random(1), seek_s=0.1)
+        on.append(Stage(owner, feed, folder, driver))
         path = folder / "corral.yaml"
         path.write_text(text)
         try:
@@ -153,7 +174,7 @@ async def test_one_that_somebody_else_runs_takes_over_the_name_of_one_that_corra
         await on.use(LISTED)
         assert on.ids == [("gpu0", False)], "it may still be answering requests"
         with pytest.raises(CorralError, match="about to end for good"):
-            on.owner.restart("gpu0")
+            on.owner.order(Order.RESTART, "gpu0")
         await until(lambda: on.ids == [("gpu0", True)])
         assert on.feed.holds == {}
         await on.use(OWNED)
@@ -164,14 +185,36 @@ async def test_one_that_somebody_else_runs_takes_over_the_name_of_one_that_corra
 async def test_a_client_that_wants_the_cpu_again_and_again_costs_one_restart(tmp_path: Path) -> None:
     async with stage(tmp_path, OWNED) as on:
         await on.running(0)
-        await until(lambda: on.owner.gpus()[0].sample is not None)
-        on.owner.loaded("gpu0", [ON_CPU])
+        await on.falls()
         await on.running(1)
         for _ in range(3):
             on.owner.loaded("gpu0", [WHOLE])
-            on.owner.loaded("gpu0", [ON_CPU])
+            await on.falls()
             assert on.owner.processes()[0].state is ProcessState.RUNNING
         on.ahead_s = 3601
         on.owner.loaded("gpu0", [WHOLE])
-        on.owner.loaded("gpu0", [ON_CPU])
+        await on.falls()
         assert on.owner.processes()[0].state is ProcessState.STOPPING, "after long, it is worth another try"
+
+
+async def test_one_look_at_a_model_on_the_cpu_is_not_enough(tmp_path: Path) -> None:
+    async with stage(tmp_path, OWNED) as on:
+        await on.running(0)
+        await on.sampled()
+        on.owner.loaded("gpu0", [ON_CPU])
+        on.owner.loaded("gpu0", [ON_CPU])
+        assert on.owner.processes()[0].state is ProcessState.RUNNING, "the GPU was not read in between"
+        on.owner.loaded("gpu0", [WHOLE])
+        await on.sampled()
+        on.owner.loaded("gpu0", [ON_CPU])
+        assert on.owner.processes()[0].state is ProcessState.RUNNING, "it was whole in between"
+
+
+async def test_a_gpu_whose_driver_comes_late_is_used_when_it_is_there(tmp_path: Path) -> None:
+    async with stage(tmp_path, OWNED.replace("gpus: [0]", "gpus: auto"), awake=False) as on:
+        await on.running(0)
+        assert on.ids == [("cpu", False)]
+        on.driver.awake = True
+        await until(lambda: ("gpu0", False) in on.ids)
+        await until(lambda: on.ids == [("gpu0", False)])
+        await on.running(0)

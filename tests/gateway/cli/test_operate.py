@@ -49,11 +49,14 @@ async def test_status_is_a_table_of_replicas_and_a_line_about_the_queue(admin: s
 
 async def test_restart_takes_one_replica_or_all(admin: str) -> None:
     ended = await corral("restart", "a", "--admin", admin)
-    assert (ended.code, ended.out) == (0, "a: restarts; `corral status` shows when it takes requests again\n")
+    assert (ended.code, ended.out) == (0, "a: restarts; `corral status` shows it\n")
     assert (await corral("restart", "--all", "--admin", admin)).out == "restarting one after the other: a c\n"
     for wrong in ((), ("a", "--all")):
         ended = await corral("restart", *wrong, "--admin", admin)
         assert (ended.code, ended.err.splitlines()[0]) == (2, "error: name one replica, or say --all")
+    ended = await corral("stop", "a", "--admin", admin)
+    assert (ended.code, ended.out) == (0, "a: stops when it has finished what it is doing; `corral status` shows it\n")
+    assert (await corral("start", "a", "--admin", admin)).out == "a: starts; `corral status` shows it\n"
     ended = await corral("restart", "b", "--admin", admin)
     assert (ended.code, ended.err) == (1, "error: b is not run by Corral\n")
 

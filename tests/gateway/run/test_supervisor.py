@@ -499,3 +499,15 @@ async def test_close_right_after_start_leaves_nothing(state_dir: Path) -> None:
     async with stage(state_dir, plan("a", FAKE_CHILD="group"), plan("b"), restart=BRISK):
         pass
     assert processes(state_dir) == []
+
+
+async def test_a_new_replica_waits_for_the_one_that_leaves_its_gpu(state_dir: Path) -> None:
+    async with stage(state_dir, plan("a", "GPU-1"), drain_s=30) as on:
+        await on.running("a")
+        on.feed.busy = {"a": 1}
+        on.supervisor.set_plans([plan("b", "GPU-1"), plan("c", "GPU-2")])
+        await on.running("c")
+        assert on.status("b").pid is None, "the one that leaves is still answering a request"
+        on.feed.busy.clear()
+        await on.running("b")
+        assert [status.id for status in on.supervisor.statuses()] == ["b", "c"]

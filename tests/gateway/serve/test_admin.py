@@ -16,7 +16,7 @@ from aiohttp import web
 
 from corral.errors import CorralError
 from corral.gateway.serve.admin import make_admin, make_runner
-from corral.model import ReplicaState, Snapshot
+from corral.model import Order, ReplicaState, Snapshot
 from tests.gateway.serve import history
 
 
@@ -29,7 +29,7 @@ class Gateway:
         self.state = history.snapshot()
         self.readiness = (True, "2 of 3 replicas can serve")
         self.broken = False
-        self.restarted: list[str | None] = []
+        self.ordered: list[str] = []
         self.hosts: Collection[str] = ()
 
     def snapshot(self) -> Snapshot:
@@ -47,10 +47,13 @@ class Gateway:
             self.state, replicas=tuple(self._set(one, replica_id, enabled) for one in self.state.replicas)
         )
 
-    def restart(self, replica_id: str | None) -> None:
-        if replica_id not in (None, *[one.id for one in self.state.processes]):
+    def order(self, order: Order, replica_id: str) -> None:
+        if replica_id not in [one.id for one in self.state.processes]:
             raise CorralError(f"{replica_id} is not run by Corral")
-        self.restarted.append(replica_id)
+        self.ordered.append(f"{order.value} {replica_id}")
+
+    def restart_all(self) -> None:
+        self.ordered.append("restart all")
 
     @staticmethod
     def _set(one: ReplicaState, replica_id: str, enabled: bool) -> ReplicaState:
@@ -189,11 +192,12 @@ async def test_an_unknown_replica_is_answered_with_the_known_ones(admin: Admin) 
     assert await admin.ask("POST", "/replicas/z/drain") == (404, {"error": "no replica 'z'; known: a, b, c"})
 
 
-async def test_an_ollama_that_corral_runs_is_restarted_and_all_of_them_are(admin: Admin) -> None:
-    status, page = await admin.ask("POST", "/replicas/a/restart")
-    assert (status, page["id"], page["process"]["state"]) == (200, "a", "running")
+async def test_an_ollama_that_corral_runs_is_restarted_stopped_and_started(admin: Admin) -> None:
+    for verb in ("restart", "stop", "start"):
+        status, page = await admin.ask("POST", f"/replicas/a/{verb}")
+        assert (status, page["id"], page["process"]["state"]) == (200, "a", "running")
     assert await admin.ask("POST", "/restart") == (200, {"id": None, "restarting": ["a", "c"]})
-    assert admin.gateway.restarted == ["a", None]
+    assert admin.gateway.ordered == ["restart a", "stop a", "start a", "restart all"]
 
 
 async def test_an_ollama_that_somebody_else_runs_is_not_restarted(admin: Admin) -> None:
