@@ -26,6 +26,11 @@ async def pids(owned: Box) -> dict[str, int]:
     return {row["id"]: row["process"]["pid"] for row in (await owned.gateway.snapshot())["replicas"]}
 
 
+def tell(what: str, since_s: float) -> None:
+    """A figure for docs/benchmarks.md; shown with ``-s``."""
+    print(f"\n{what} after {time.monotonic() - since_s:.2f} s")  # noqa: T201
+
+
 async def in_memory(owned: Box) -> list[list[str]]:
     """The models that each replica has loaded."""
     ports = [(await owned.process(id))["port"] for id in await pids(owned)]
@@ -98,11 +103,13 @@ async def test_an_ollama_that_is_killed_is_started_again_and_the_others_never_no
         await spread(owned, FOUR)
         children = psutil.Process(before["gpu1"]).children(recursive=True)
         assert children, "its model is held by a process of its own"
+        killed_s = time.monotonic()
         kill(before["gpu1"])
         answers = await asyncio.gather(*(owned.chat() for _ in range(20)))
         assert "gpu1" not in answers[8:] or (await pids(owned))["gpu1"] != before["gpu1"]
         await owned.until_process("gpu1", lambda process: process["restarts"] == 1, 10)
         await owned.running(*FOUR)
+        tell("a killed Ollama takes requests again", killed_s)
         after = await pids(owned)
         assert after["gpu1"] != before["gpu1"]
         assert {id: pid for id, pid in after.items() if id != "gpu1"} == {
@@ -130,8 +137,10 @@ async def test_a_stop_leaves_no_process(tmp_path: Path) -> None:
         await spread(owned, FOUR)
         processes = owned.ollamas()
         assert len(processes) >= 8
+        told_s = time.monotonic()
         owned.gateway.signal(signal.SIGTERM)
         assert await owned.gateway.ended() == 0
+        tell("after SIGTERM everything has ended", told_s)
         assert not [each for each in processes if is_alive(each)]
         assert owned.ollamas() == []
 
@@ -144,8 +153,10 @@ async def test_the_next_gateway_adopts_what_a_killed_one_left(tmp_path: Path) ->
         models = await in_memory(owned)
         owned.gateway.end()
         assert all(is_alive(psutil.Process(pid)) for pid in before.values())
+        killed_s = time.monotonic()
         await owned.start()
         await owned.running(*FOUR)
+        tell("four Ollamas are adopted and serve", killed_s)
         assert await pids(owned) == before
         assert all([(await owned.process(id))["adopted"] for id in FOUR])
         assert await in_memory(owned) == models == [[MODEL]] * 4, "the models stayed in memory"
@@ -191,7 +202,10 @@ async def test_a_lost_gpu_takes_its_own_replica_only_and_brings_it_back(tmp_path
     async with box(tmp_path, four_unequal()) as owned:
         await owned.running(*FOUR)
         before = await pids(owned)
+        lost_s = time.monotonic()
         lose(owned.nvml, 1)
+        await owned.gateway.until(lambda page: page["replicas"][1]["held"] is not None, 10, "a hold")
+        tell("a lost GPU gets no new requests", lost_s)
         await owned.until_process("gpu1", lambda process: process["state"] == "stopped", 10)
         row = await owned.gateway.replica("gpu1")
         assert "lost" in row["held"].lower()
@@ -201,8 +215,10 @@ async def test_a_lost_gpu_takes_its_own_replica_only_and_brings_it_back(tmp_path
             id: pid for id, pid in before.items() if id != "gpu1"
         }
         assert not is_alive(psutil.Process(before["gpu1"])) if psutil.pid_exists(before["gpu1"]) else True
+        found_s = time.monotonic()
         find(owned.nvml, 1)
         await owned.running(*FOUR)
+        tell("a GPU that is back serves", found_s)
         await spread(owned, FOUR)
 
 
