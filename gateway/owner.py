@@ -18,10 +18,9 @@ import aiohttp
 
 from corral.errors import CorralError, OperatorError
 from corral.gateway.config import Config
-from corral.gateway.layout.advice import runtime_advice
+from corral.gateway.inmemory import InMemory
 from corral.gateway.layout.choose import make_plan
 from corral.gateway.layout.facts import gather
-from corral.gateway.layout.fallback import fell_back
 from corral.gateway.layout.free import free_bytes
 from corral.gateway.layout.names import gpu_uuids
 from corral.gateway.layout.plan import Plan, ReplicaPlan
@@ -38,8 +37,6 @@ log: Final = logging.getLogger("corral.gateway")
 SEEK_S: Final = 30.0
 """Between two looks for GPUs that could not be read."""
 _FIRST_SAMPLES_S: Final = 1.0
-_PROBATION_S: Final = 3600.0
-"""A model may be on the CPU because a client or its own file wants it so: that must not restart it again and again."""
 _ASKED: Final = "asked for by the operator"
 _GONE: Final = (ProcessState.STOPPED, ProcessState.FAILED)
 """States that end by themselves only if something else happens: nobody should wait for it."""
@@ -80,15 +77,12 @@ class Owner:
         self._supervisor: Supervisor | None = None
         self._plans: dict[str, ReplicaPlan] = {}
         self._external: tuple[Replica, ...] = ()
-        self._advice: dict[str, str] = {}
-        self._reserve_bytes = 0
+        self._advice: tuple[str, ...] = ()
+        """The plan's own."""
         self._free_bytes: dict[str, int] = {}
         self._lost: dict[str, str] = {}
         """Why, by GPU; also while no supervisor is there to be told."""
-        self._suspected: dict[str, float] = {}
-        """Replicas that were restarted because a model fell back to the CPU, and when; until they have proved well."""
-        self._falling: dict[str, tuple[str, float]] = {}
-        """By replica, the model that seems to have fallen back, and since when."""
+        self._in_memory = InMemory(board, clock, self._restart_running)
         self._later: asyncio.Task[None] | None = None
         self._seeking: asyncio.Task[None] | None = None
         self._config = Config()
@@ -127,7 +121,9 @@ class Owner:
         external = self._resolve(config)
         plan = await self._plan(config) if config.owns_replicas else Plan(())
         begun = self._supervise(config) if self._supervisor is None and plan.replicas else None
-        self._config, self._external, self._reserve_bytes = config, external, config.memory_reserve_bytes
+        self._config, self._external = config, external
+        self._in_memory.reserve_bytes = config.memory_reserve_bytes
+        self._in_memory.forget()
         self._board.interval_s = config.probes.gpu_interval_s
         self._reader.set_interval(config.probes.gpu_interval_s)
         self._plans = {replica.id: replica for replica in plan.replicas}
@@ -142,7 +138,7 @@ class Owner:
                 drain_s=config.timeouts.drain_s,
             )
             self._supervisor.set_plans(plan.replicas)
-        self._advice = {text: text for text in plan.advice}
+        self._advice = plan.advice
         for text in plan.notes:
             log.info('plan note="%s"', text)
         for text in plan.advice:
@@ -243,7 +239,7 @@ class Owner:
         return self._board.states()
 
     def advice(self) -> tuple[str, ...]:
-        return tuple(self._advice.values())
+        return (*self._advice, *self._in_memory.advice)
 
     # -- what the operator asks
 
@@ -316,66 +312,16 @@ class Owner:
     # -- what is loaded
 
     def loaded(self, replica_id: str, models: Sequence[LoadedModel]) -> None:
-        """A reading of ``/api/ps``: advise on models too big for their GPU, and restart once what fell to the CPU."""
+        """A reading of a replica's ``/api/ps``."""
         plan = self._plans.get(replica_id)
-        if plan is None or not plan.gpus:
-            return
-        for model in models:
-            self._advise(f"{replica_id} {model.name}", runtime_advice(model, plan))
-        free_bytes = self._unused_bytes(plan)
-        if free_bytes is None:
-            return
-        fallen = fell_back(models, free_bytes + sum(model.size_vram_bytes for model in models))
-        if fallen is None:
-            self._falling.pop(replica_id, None)
-        elif self._is_confirmed(replica_id, fallen, plan):
-            self._fell_back(replica_id, fallen)
-        if fallen is None and any(model.size_vram_bytes >= model.size_bytes > 0 for model in models):
-            self._proved_well(replica_id)
+        if plan is not None:
+            self._in_memory.read(plan, models)
 
-    def _advise(self, key: str, text: str | None) -> None:
-        if text is not None and key not in self._advice:
-            log.warning('advice text="%s"', text)
-            self._advice[key] = text
-
-    def _is_confirmed(self, replica_id: str, model: LoadedModel, plan: ReplicaPlan) -> bool:
-        """Whether it was seen before, and the GPUs were read since: what another program took a moment ago would not
-        show in the reading of a moment before."""
-        name, since_s = self._falling.get(replica_id, ("", 0.0))
-        if name != model.name:
-            self._falling[replica_id] = (model.name, self._clock())
+    def _restart_running(self, replica_id: str, why: str) -> bool:
+        if self._supervisor is None or self._state(replica_id) is not ProcessState.RUNNING:
             return False
-        samples = (self._board.fresh(gpu.uuid) for gpu in plan.gpus)
-        return all(sample is not None and sample.taken_at_s > since_s for sample in samples)
-
-    def _fell_back(self, replica_id: str, model: LoadedModel) -> None:
-        running = self._state(replica_id) is ProcessState.RUNNING
-        if self._supervisor is None or not running or replica_id in self._suspected:
-            return
-        self._suspected[replica_id] = self._clock()
-        log.warning(
-            'replica_fell_back_to_cpu replica=%s model=%s size=%d in_gpu=%d consequence="restarted once"',
-            replica_id,
-            model.name,
-            model.size_bytes,
-            model.size_vram_bytes,
-        )
-        self._supervisor.restart(replica_id, f"{model.name} ran on the CPU although it fits the GPU")
-
-    def _proved_well(self, replica_id: str) -> None:
-        since_s = self._suspected.get(replica_id)
-        if since_s is not None and self._clock() - since_s >= _PROBATION_S:
-            del self._suspected[replica_id]
-
-    def _unused_bytes(self, plan: ReplicaPlan) -> int | None:
-        """What nobody uses of the replica's GPUs now, the reserve not counted; None: not known."""
-        samples = [self._board.fresh(gpu.uuid) for gpu in plan.gpus]
-        unused_bytes = 0
-        for sample in samples:
-            if sample is None or sample.memory_total_bytes is None or sample.memory_used_bytes is None:
-                return None
-            unused_bytes += sample.memory_total_bytes - sample.memory_used_bytes
-        return unused_bytes - len(plan.gpus) * self._reserve_bytes
+        self._supervisor.restart(replica_id, why)
+        return True
 
 
 def _needs_gpus(config: Config) -> bool:
