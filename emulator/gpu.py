@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from corral.emulator.catalog import MIB, GpuSpec, ModelSpec, calibration
@@ -26,7 +27,7 @@ class Speed:
     fixed_tok_s: float | None = None
     """Every sequence decodes at exactly this rate instead (benchmarks)."""
 
-    def decode_step_s(self, sequences: int, context_tokens: int) -> float:
+    def decode_step_s(self, sequences: int, context_tokens: float) -> float:
         """Seconds of one step that gives each of ``sequences`` one token; ``context_tokens`` is their sum."""
         if self.fixed_tok_s is not None:
             return 1.0 / self.fixed_tok_s
@@ -41,6 +42,22 @@ class Speed:
         else:
             batch_s = 3 * upto4 + 4 * upto8 + (extra - 7) * more
         return (self.step_s + batch_s + context_tokens * self.context_token_s) * self.slowdown
+
+    def decode_steps_s(self, steps: int, sequences: int, context_tokens: int) -> float:
+        """``steps`` of these in a row, each of which adds a token to every context."""
+        # a step's time is linear in its context, so together they take as long as if all had the mean context
+        return steps * self.decode_step_s(sequences, context_tokens + sequences * (steps - 1) / 2)
+
+    def decode_steps_in(self, seconds: float, sequences: int, context_tokens: int) -> int:
+        """How many of these in a row end within ``seconds``: the inverse of :meth:`decode_steps_s`."""
+        first = self.decode_step_s(sequences, context_tokens)
+        half = (self.decode_step_s(sequences, context_tokens + sequences) - first) / 2
+        linear = first - half
+        steps = int(2 * seconds / (linear + math.sqrt(linear * linear + 4 * half * seconds)))
+        # the root is a rounded one: the count must agree with the time that the steps are said to take
+        if self.decode_steps_s(steps + 1, sequences, context_tokens) <= seconds:
+            return steps + 1
+        return steps - 1 if steps and self.decode_steps_s(steps, sequences, context_tokens) > seconds else steps
 
     def step_with_prefill_s(self, prompt_tokens: int, sequences: int, context_tokens: int) -> float:
         """A step that also works off ``prompt_tokens`` of a prompt: every decoding sequence waits for it."""

@@ -178,6 +178,8 @@ class Machine:
             self._head = None
 
     def _serve(self, job: Job, now: float) -> Effect | None:
+        if self._recovered_at_s <= now:
+            self._recovered_at_s = 0.0
         runner = self.runners.get(job.key)
         if runner is not None and runner.state is not RunnerState.LOADED:
             return None
@@ -187,9 +189,8 @@ class Machine:
             self._evict(runner, now)
             return None
         leaving = any(other.state is RunnerState.UNLOADING for other in self.runners.values())
-        if now < self._recovered_at_s or leaving:
+        if self._recovered_at_s or leaving:
             return None
-        self._recovered_at_s = 0.0
         if len(self.runners) >= self.spec.max_loaded:
             self._evict(self._victim(), now)
             return None

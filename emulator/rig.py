@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from corral.emulator import gpu
 from corral.emulator.ask import Rejected
 from corral.emulator.batch import Batch, Sequence, Sink
 from corral.emulator.catalog import calibration
+from corral.emulator.compute import Compute
 from corral.emulator.effects import Effect, Gone, Granted, Refused, SlotTaken
 from corral.emulator.gpu import Speed
 from corral.emulator.machine import Machine
-from corral.emulator.prefix import BYTES_PER_TOKEN, PrefixCache
+from corral.emulator.prefix import PrefixCache, common_prefix
 from corral.emulator.runner import Job, Runner
 from corral.emulator.text import stamp
 
@@ -71,8 +71,8 @@ class Ticker:
             self._timer = None
 
     def _step_s(self) -> float:
-        share = self._rig.busy_tickers() if self._on_gpu else 1
-        return self.batch.step_s() * max(1, share)
+        stretch = self._rig.compute.stretch() if self._on_gpu else 1.0
+        return self.batch.begin_step() * stretch
 
     def _arm(self) -> None:
         delay = (self._due_s - self._rig.now()) / self._rig.speed
@@ -86,7 +86,8 @@ class Ticker:
         touched: dict[Output, None] = {}
         while self._due_s <= now and len(self.batch):
             self._step(moment, touched)
-            self._due_s += self._step_s()
+            if len(self.batch):
+                self._due_s += self._step_s()
         for output in touched:
             output.flush()
         self._timer = None
@@ -116,10 +117,9 @@ class Rig:
         """Streams whose tokens another engine makes."""
         self.on_runners: Callable[[Iterable[Runner]], None] | None = None
         """Told which models are in memory (loading, loaded or leaving) after everything that may change that."""
-        self._fixed_tok_s = fixed_tok_s
+        self.compute: Compute[bytes] = Compute(machine.spec, common_prefix, fixed_tok_s)
         self._waiting: dict[int, asyncio.Future[Runner]] = {}
         self._tickers: dict[Runner, Ticker] = {}
-        self._caches: dict[Runner, PrefixCache] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for_s: float | None = None
         cloud = calibration()["cloud"]
@@ -178,25 +178,11 @@ class Rig:
             return self._cloud
         ticker = self._tickers.get(runner)
         if ticker is None:
-            ticker = self._tickers[runner] = Ticker(self, Batch(self.speed_of(runner)), on_gpu=True)
+            ticker = self._tickers[runner] = Ticker(self, self.compute.batch(runner), on_gpu=True)
         return ticker
 
-    def speed_of(self, runner: Runner) -> Speed:
-        return gpu.speed_of(self.machine.spec.gpu, runner.model, runner.gpu_ratio, self._fixed_tok_s)
-
-    def cache(self, runner: Runner) -> PrefixCache:
-        cache = self._caches.get(runner)
-        if cache is None:
-            per_token = max(1, runner.model.kv_bytes_per_token)
-            host_tokens = 0 if self.machine.spec.legacy else calibration()["host_prompt_cache"]["bytes"] // per_token
-            cache = self._caches[runner] = PrefixCache(runner.slots, host_tokens * BYTES_PER_TOKEN)
-        return cache
-
-    def busy_tickers(self) -> int:
-        """How many models share the GPU at this moment."""
-        if len(self._tickers) < 2:
-            return len(self._tickers)
-        return sum(len(ticker.batch) > 0 for ticker in self._tickers.values())
+    def cache(self, runner: Runner) -> PrefixCache[bytes]:
+        return self.compute.cache(runner)
 
     def active_streams(self) -> int:
         return self.outside + sum(len(ticker.batch) for ticker in [*self._tickers.values(), self._cloud])
@@ -230,7 +216,7 @@ class Rig:
             future.set_result(runner)
 
     def _forget(self, runner: Runner) -> None:
-        self._caches.pop(runner, None)
+        self.compute.forget(runner)
         ticker = self._tickers.pop(runner, None)
         if ticker is not None:
             ticker.stop()

@@ -56,6 +56,8 @@ def _vocabulary() -> tuple[str, ...]:
 
 
 _WORDS = _vocabulary()
+MEAN_PIECE_BYTES = sum(map(len, _WORDS)) / len(_WORDS)
+"""Of what :func:`write` makes of one token."""
 
 
 def seed_of(prompt: bytes) -> int:

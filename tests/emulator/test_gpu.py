@@ -24,6 +24,11 @@ class Tokens:
         return self.made >= self._budget
 
 
+def step(batch: Batch) -> list[Sequence]:
+    batch.begin_step()
+    return batch.finish_step()
+
+
 @pytest.mark.parametrize(
     ("gpu", "measured_tok_s"),
     [("RTX 3090 24GB", 133), ("RTX 3080 10GB", 134), ("RTX 5090 32GB", 224), ("A100 SXM", 138)],
@@ -57,18 +62,29 @@ def test_a_prefill_holds_up_every_decoding_stream() -> None:
     batch = Batch(speed_of(gpu_named("RTX 3090 24GB"), EIGHT_B))
     decoding = Sequence(Tokens(), 1, 100)
     batch.add(decoding)
-    assert batch.finish_step() == [decoding]
-    alone = batch.step_s()
+    assert step(batch) == [decoding]
+    alone = batch.begin_step()
+    batch.finish_step()
     batch.add(Sequence(Tokens(), 2000, 2000))
-    assert batch.step_s() == pytest.approx(0.127, rel=0.01)
+    assert batch.begin_step() == pytest.approx(0.127, rel=0.01)
     assert alone < 0.01
+
+
+def test_a_prompt_that_comes_during_a_step_is_worked_off_from_the_next_step_on() -> None:
+    batch = Batch(speed_of(gpu_named("RTX 3090 24GB"), EIGHT_B))
+    first, second = Sequence(Tokens(), 1, 1), Sequence(Tokens(), 1, 1)
+    batch.add(first)
+    batch.begin_step()
+    batch.add(second)
+    assert batch.finish_step() == [first]
+    assert step(batch) == [first, second]
 
 
 def test_a_prompt_is_worked_off_in_micro_batches_and_then_makes_its_first_token() -> None:
     batch = Batch(speed_of(gpu_named("RTX 3090 24GB"), EIGHT_B))
     sequence = Sequence(Tokens(), 1100, 1100)
     batch.add(sequence)
-    assert [batch.finish_step() for _ in range(3)] == [[], [], [sequence]]
+    assert [step(batch) for _ in range(3)] == [[], [], [sequence]]
 
 
 def test_a_sequence_whose_client_does_not_read_makes_no_tokens_and_keeps_its_place() -> None:
@@ -76,11 +92,11 @@ def test_a_sequence_whose_client_does_not_read_makes_no_tokens_and_keeps_its_pla
     slow, other = Sequence(Tokens(), 1, 1), Sequence(Tokens(), 1, 1)
     batch.add(slow)
     batch.add(other)
-    batch.finish_step()
+    step(batch)
     slow.paused = True
-    assert batch.finish_step() == [other]
+    assert step(batch) == [other]
     slow.paused = False
-    assert set(batch.finish_step()) == {slow, other}
+    assert set(step(batch)) == {slow, other}
 
 
 def test_a_removed_sequence_makes_no_more_tokens() -> None:
@@ -90,7 +106,7 @@ def test_a_removed_sequence_makes_no_more_tokens() -> None:
     batch.add(stays)
     batch.remove(gone)
     batch.remove(gone)
-    assert batch.finish_step() == [stays]
+    assert step(batch) == [stays]
     assert len(batch) == 1
 
 

@@ -440,3 +440,17 @@ def test_known_names_and_their_default_tags_are_the_same_model() -> None:
     assert named is not None
     assert default is not None
     assert (default.blob_digest, default.name) == (named.blob_digest, "llama3.1:latest")
+
+
+def test_the_machine_never_asks_to_be_advanced_at_a_time_that_is_past() -> None:
+    history = History()
+    history.idle(SMALL, keep_alive_s=3.0)
+    history.submit(history.job(OTHER))
+    for _ in range(20):  # the small one leaves, and its memory is back, while the other one is being loaded
+        due = history.machine.next_event_s()
+        if due is None:
+            break
+        assert due > history.now
+        history.now = due
+        history.machine.advance(due)
+    assert loaded(history) == [OTHER.name]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from corral.emulator.prefix import PrefixCache, common_prefix, tokens_in
 
 
-def run(cache: PrefixCache, prompt: bytes, answer: bytes = b"") -> int:
+def run(cache: PrefixCache[bytes], prompt: bytes, answer: bytes = b"") -> int:
     """One request; the tokens that needed no prefill."""
     slot, cached = cache.begin(prompt)
     cache.end(slot, prompt + answer)
@@ -27,7 +27,7 @@ def test_the_common_prefix_is_exact(start: bytes, left: bytes, right: bytes) -> 
 
 
 def test_a_conversation_that_goes_on_prefills_only_what_is_new() -> None:
-    cache = PrefixCache(1)
+    cache = PrefixCache(1, common_prefix)
     first = b"system and question " * 50
     assert run(cache, first, b" answer " * 10) == 0
     longer = first + b" answer " * 10 + b"next question"
@@ -35,13 +35,13 @@ def test_a_conversation_that_goes_on_prefills_only_what_is_new() -> None:
 
 
 def test_the_same_prompt_again_still_evaluates_its_last_token() -> None:
-    cache = PrefixCache(1)
+    cache = PrefixCache(1, common_prefix)
     run(cache, b"x" * 400)
     assert run(cache, b"x" * 400) == 99
 
 
 def test_two_slots_keep_two_conversations() -> None:
-    cache = PrefixCache(2)
+    cache = PrefixCache(2, common_prefix)
     run(cache, b"a" * 400)
     run(cache, b"b" * 400)
     assert (run(cache, b"a" * 800), run(cache, b"b" * 800)) == (100, 100)
@@ -49,14 +49,14 @@ def test_two_slots_keep_two_conversations() -> None:
 
 @pytest.mark.parametrize(("host_bytes", "kept"), [(0, 0), (10_000, 99)])
 def test_only_the_host_cache_keeps_more_conversations_than_slots(host_bytes: int, kept: int) -> None:
-    cache = PrefixCache(1, host_bytes)
+    cache = PrefixCache(1, common_prefix, host_bytes)
     run(cache, b"a" * 400)
     run(cache, b"b" * 400)
     assert run(cache, b"a" * 400) == kept
 
 
 def test_the_host_cache_forgets_the_least_recently_used() -> None:
-    cache = PrefixCache(1, host_bytes=1300)
+    cache = PrefixCache(1, common_prefix, host_bytes=1300)
     for letter in (b"a", b"b", b"c", b"d", b"e"):
         run(cache, letter * 400)
     assert run(cache, b"a" * 400) == 0
@@ -64,7 +64,7 @@ def test_the_host_cache_forgets_the_least_recently_used() -> None:
 
 
 def test_a_busy_slot_is_not_given_twice() -> None:
-    cache = PrefixCache(2)
+    cache = PrefixCache(2, common_prefix)
     assert {cache.begin(b"same prompt")[0], cache.begin(b"same prompt")[0]} == {0, 1}
     with pytest.raises(LookupError):
         cache.begin(b"same prompt")
@@ -72,6 +72,6 @@ def test_a_busy_slot_is_not_given_twice() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=60), max_size=30), st.integers(1, 4), st.integers(0, 200))
 def test_never_more_is_cached_than_the_prompt_has(prompts: list[bytes], slots: int, host_bytes: int) -> None:
-    cache = PrefixCache(slots, host_bytes)
+    cache = PrefixCache(slots, common_prefix, host_bytes)
     for prompt in prompts:
         assert 0 <= run(cache, prompt, b"answer") < tokens_in(prompt)

@@ -1,0 +1,166 @@
+"""Corral in front of the replicas: its own scheduler, unchanged, fed as the gateway feeds it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Protocol
+
+from bench.policies.clock import Clock
+from bench.policies.polling import Watch
+from bench.policies.replica import VirtualReplica
+from bench.policies.requests import Request, Stopwatch
+from bench.policies.types import Arrival, Box
+from corral.emulator.prefix import BYTES_PER_TOKEN
+from corral.errors import Fault
+from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, RefreshTags, Refuse, Send
+from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
+from corral.gateway.schedule.ticket import Ticket
+from corral.model import OllamaSample, ProbeResult, Replica, RequestKind, RouteRequest, normalise_model
+from corral.policies import make_policy
+
+UNLIMITED = QueueLimits(max_requests=1_000_000, max_wait_s=1e9)
+"""As the rivals' queues and Ollama's own."""
+TICK_S = 0.25
+
+
+class LabTicket(Ticket):
+    """A request as the scheduler sees it."""
+
+    __slots__ = ("carried",)
+
+    def __init__(self, carried: Request, request: RouteRequest, arrived_at_s: float) -> None:
+        super().__init__(request, arrived_at_s)
+        self.carried = carried
+
+
+class Sender(Protocol):
+    """The part of the world that it needs."""
+
+    box: Box
+    clock: Clock
+    replicas: dict[str, VirtualReplica]
+
+    @property
+    def now_s(self) -> float: ...
+
+    def send(self, request: Request, replica_id: str) -> bool: ...
+
+    def abandon(self, request: Request) -> None: ...
+
+    def close(self, request: Request, *, ok: bool) -> None: ...
+
+
+class Ours:
+    """Carries out what the scheduler wants done, and probes the replicas for it."""
+
+    def __init__(
+        self, world: Sender, policy_name: str, options: dict[str, object], seed: int, limits: QueueLimits = UNLIMITED
+    ) -> None:
+        self.name = policy_name
+        self.stopwatch = Stopwatch()
+        self.decisions = 0
+        self._world = world
+        policy = make_policy(policy_name, options=options)
+        self.scheduler: Scheduler[LabTicket] = Scheduler(policy, policy_name, limits, Random(seed))
+        self._tickets: dict[Request, LabTicket] = {}
+        rng = Random(f"probes {seed}")
+        self._watches = {key: Watch(replica, self, world.clock, rng) for key, replica in world.replicas.items()}
+        self._effects: deque[Effect[LabTicket]] = deque()
+
+    # -- what happens to requests ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        replicas = [
+            Replica(replica.id, "127.0.0.1", 11435 + number, replica.weight, replica.slots)
+            for number, replica in enumerate(self._world.box.replicas)
+        ]
+        self.decide(lambda now_s: self.scheduler.set_replicas(replicas, now_s))
+        for watch in self._watches.values():
+            watch.probe()
+        self._world.clock.at(TICK_S, self._tick)
+
+    def arrived(self, request: Request) -> None:
+        ticket = LabTicket(request, route_request(request.arrival), self._world.now_s)
+        self._tickets[request] = ticket
+        self.decide(lambda now_s: self.scheduler.submit(ticket, now_s))
+
+    def first_token(self, request: Request) -> None:
+        ticket = self._tickets[request]
+        self.stopwatch.time(lambda: self.scheduler.first_byte(ticket, self._world.now_s))
+
+    def ended(self, request: Request) -> None:
+        self._finish(request, ok=True)
+
+    def broke(self, request: Request) -> None:
+        self._finish(request, ok=False)
+
+    def failed(self, request: Request, fault: Fault) -> None:
+        ticket, replica_id = self._tickets[request], request.outcome.replica_id
+        self.decide(lambda now_s: self.scheduler.failed(ticket, fault, now_s))
+        if replica_id is not None:
+            self._watches[replica_id].kick()
+
+    def revived(self, replica_id: str) -> None:
+        """The next probe will tell."""
+
+    # -- the scheduler --------------------------------------------------------------------------------------------
+
+    def decide(self, call: Callable[[float], Iterable[Effect[LabTicket]]]) -> None:
+        """Tell the scheduler, and carry out what it wants done; what follows from that comes after."""
+        now_s = self._world.now_s
+        is_first = not self._effects
+        self._effects.extend(self.stopwatch.time(lambda: call(now_s)))
+        while is_first and self._effects:
+            self._carry_out(self._effects[0])
+            self._effects.popleft()
+
+    def _carry_out(self, effect: Effect[LabTicket]) -> None:
+        match effect:
+            case Send(ticket, lease):
+                self.decisions += 1
+                if not self._world.send(ticket.carried, lease.replica.id):
+                    self.failed(ticket.carried, Fault.CONNECT)
+            case Refuse(ticket):
+                self._close(ticket, ok=False)
+            case Interrupt(ticket, fault):
+                if ticket.lease is not None and not ticket.lease.committed:
+                    self._world.abandon(ticket.carried)
+                    self.failed(ticket.carried, fault)
+            case RefreshTags():
+                for watch in self._watches.values():
+                    watch.read_tags()
+            case HealthChanged():
+                pass
+
+    def _finish(self, request: Request, *, ok: bool) -> None:
+        ticket = self._tickets[request]
+        self.decide(lambda now_s: self.scheduler.finish(ticket, now_s, ok=ok))
+        self._close(ticket, ok=ok)
+
+    def _close(self, ticket: LabTicket, *, ok: bool) -> None:
+        del self._tickets[ticket.carried]
+        self._world.close(ticket.carried, ok=ok)
+
+    def _tick(self) -> None:
+        self.decide(self.scheduler.tick)
+        self._world.clock.at(self._world.now_s + TICK_S, self._tick)
+
+    # -- readings -------------------------------------------------------------------------------------------------
+
+    def probed(self, replica_id: str, result: ProbeResult) -> None:
+        self.decide(lambda now_s: self.scheduler.probed(replica_id, result, now_s))
+
+    def sampled(self, sample: OllamaSample) -> None:
+        self.decide(lambda now_s: self.scheduler.sampled(sample, now_s))
+
+
+def route_request(arrival: Arrival) -> RouteRequest:
+    """What the gateway would read from its body."""
+    return RouteRequest(
+        RequestKind.INFERENCE,
+        normalise_model(arrival.model),
+        body_bytes=arrival.prompt_tokens * BYTES_PER_TOKEN,
+        tenant=arrival.tenant,
+    )

@@ -1,0 +1,125 @@
+"""The nouns of the laboratory. All times are seconds of the emulated machines, from the start of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from corral.emulator.catalog import GpuSpec, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request of a workload: when it comes, and what it asks for."""
+
+    number: int
+    at_s: float
+    model: str
+    prompt_tokens: int
+    output_tokens: int
+    tenant: str = ""
+    blocks: tuple[int, ...] = ()
+    """Hashes of the prompt's 512-token blocks; equal ones at the beginning are a shared prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxReplica:
+    """One Ollama on one GPU."""
+
+    id: str
+    gpu: GpuSpec
+    slots: int
+    weight: float = 1.0
+    max_loaded: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Something that happens to a replica during a run."""
+
+    at_s: float
+    replica_id: str
+    kind: str
+    """``throttle`` (it works at ``factor`` of its speed from then on), ``kill`` or ``restore``."""
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A machine: its replicas, the models of its store, and what goes wrong."""
+
+    name: str
+    replicas: tuple[BoxReplica, ...]
+    models: tuple[ModelSpec, ...]
+    incidents: tuple[Incident, ...] = ()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one arrival."""
+
+    arrival: Arrival
+    replica_id: str | None = None
+    sent_s: float | None = None
+    """When the last attempt was sent to a replica."""
+    first_token_s: float | None = None
+    end_s: float | None = None
+    ok: bool = False
+    """False: refused, failed, or not done when the run ended."""
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that one run measured."""
+
+    box: Box
+    contender: str
+    seed: int
+    outcomes: list[Outcome]
+    end_s: float
+    """When the last request ended."""
+    busy_s: dict[str, float]
+    """Seconds in which a replica's GPU computed."""
+    loads: int
+    """Models loaded, on all replicas."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens that needed no prefill."""
+    decide_s: float = 0.0
+    """Real seconds spent in the contender's own code."""
+    decisions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a push router may see of a replica: what a gateway in front of Ollamas knows by itself."""
+
+    id: str
+    weight: float
+    slots: int
+    inflight: int
+    """Requests it was sent and has not ended, all models."""
+    inflight_model: int
+    """Of these, those of the request's model."""
+    loaded: frozenset[str]
+    """Models in its memory, as ``/api/ps`` would say."""
+    is_up: bool
+
+
+class Router(Protocol):
+    """A rival: decides at arrival, and sends at once unless :meth:`choose` says None (its own queue: first come, first
+    served; asked again whenever a request ends)."""
+
+    name: str
+
+    def choose(self, arrival: Arrival, sights: Sequence[Sight], now_s: float) -> str | None:
+        """The replica's id; None: hold it. ``sights`` are those that are up, never empty."""
+        ...
+
+    def began(self, arrival: Arrival, replica_id: str, now_s: float) -> None:
+        """Its first token came."""
+        ...
+
+    def ended(self, arrival: Arrival, replica_id: str, now_s: float, *, ok: bool) -> None: ...
