@@ -80,8 +80,6 @@ class Owner:
         self._advice: tuple[str, ...] = ()
         """The plan's own."""
         self._free_bytes: dict[str, int] = {}
-        self._lost: dict[str, str] = {}
-        """Why, by GPU; also while no supervisor is there to be told."""
         self._in_memory = InMemory(board, clock, self._restart_running)
         self._later: asyncio.Task[None] | None = None
         self._seeking: asyncio.Task[None] | None = None
@@ -138,12 +136,13 @@ class Owner:
                 drain_s=config.timeouts.drain_s,
             )
             self._supervisor.set_plans(plan.replicas)
+        else:
+            self._feed.replicas_changed()
         self._advice = plan.advice
         for text in plan.notes:
             log.info('plan note="%s"', text)
         for text in plan.advice:
             log.warning('advice text="%s"', text)
-        self._feed.replicas_changed()
 
     async def close(self) -> None:
         """End every Ollama that runs for Corral, and the reading of the GPUs."""
@@ -219,7 +218,7 @@ class Owner:
 
     async def _begin(self, supervisor: Supervisor, plan: Plan) -> None:
         self._supervisor = supervisor
-        for uuid, reason in self._lost.items():
+        for uuid, reason in self._board.lost().items():
             supervisor.gpu_lost(uuid, reason)
         await supervisor.start(plan.replicas)
 
@@ -292,12 +291,10 @@ class Owner:
     # -- the board's watcher
 
     def gpu_lost(self, uuid: str, reason: str) -> None:
-        self._lost[uuid] = reason
         if self._supervisor is not None:
             self._supervisor.gpu_lost(uuid, reason)
 
     def gpu_back(self, uuid: str) -> None:
-        self._lost.pop(uuid, None)
         if self._supervisor is not None:
             self._supervisor.gpu_back(uuid)
 

@@ -105,7 +105,6 @@ class Pushing:
             inflight=self._inflight[box.id],
             inflight_model=self._inflight_model[box.id, model],
             loaded=replica.loaded(),
-            is_up=True,
         )
 
     def _ended(self, request: Request, *, ok: bool) -> None:

@@ -105,7 +105,6 @@ class Sight:
     """Of these, those of the request's model."""
     loaded: frozenset[str]
     """Models in its memory, as ``/api/ps`` would say."""
-    is_up: bool
 
 
 class Router(Protocol):

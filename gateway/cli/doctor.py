@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from corral.gateway.cli.options import config_file, debug_option, is_debug, json_option
+from corral.gateway.cli.options import config_option, debug_option, is_debug, json_option
 from corral.gateway.cli.serving import set_up_logs
 
 _WIDTH: Final = 110
@@ -20,13 +20,7 @@ _MOST: Final = 140
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The configuration; left out: $CORRAL_CONFIG, ./corral.yaml, or defaults where there is none.",
-)
+@config_option
 @json_option
 @debug_option
 def doctor(config_path: Path | None, as_json: bool) -> int:
@@ -50,7 +44,7 @@ def doctor(config_path: Path | None, as_json: bool) -> int:
     from corral.gateway.doctor.render import as_json as page_of
     from corral.gateway.doctor.render import as_text
 
-    report = examine(gather(config_path or config_file(os.environ, Path()), os.environ))
+    report = examine(gather(config_path, os.environ))
     click.echo(json.dumps(page_of(report), indent=2) if as_json else as_text(report, _width()))
     return report.worst.exit_code
 

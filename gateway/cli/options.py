@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,22 @@ def admin_option(command: F) -> F:
         default=DEFAULT_ADMIN,
         show_default=True,
         help="The admin address of the gateway (admin_listen in its configuration; or set CORRAL_ADMIN).",
+    )(command)
+
+
+def config_option(command: F) -> F:
+    """``--config FILE``; the command gets the file to use, None where there is none."""
+
+    def chosen(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        return value or config_file(os.environ, Path())
+
+    return click.option(
+        "--config",
+        "config_path",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        callback=chosen,
+        help="The configuration.  [default: $CORRAL_CONFIG, else ./corral.yaml, else none]",
     )(command)
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from corral.errors import OperatorError
 from corral.gateway.cli.messages import client_url
-from corral.gateway.cli.options import config_file, debug_option, json_option
+from corral.gateway.cli.options import config_option, debug_option, json_option
 from corral.gateway.config import Config, load_config, naming
 from corral.gateway.config.environment import with_environment
 from corral.gateway.layout.plan import Facts
@@ -23,13 +23,7 @@ MAX_FACTS_BYTES = 64 << 20
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The configuration; left out: $CORRAL_CONFIG or ./corral.yaml if there is one, else defaults.",
-)
+@config_option
 @click.option(
     "--facts",
     "facts_path",
@@ -54,10 +48,9 @@ def plan(config_path: Path | None, facts_path: Path | None, as_json: bool) -> in
     from corral.gateway.layout.choose import make_plan
     from corral.gateway.layout.render import plan_json, plan_text
 
-    path = config_path or config_file(os.environ, Path())
-    config = with_environment(Config() if path is None else load_config(path), os.environ)
+    config = with_environment(Config() if config_path is None else load_config(config_path), os.environ)
     facts = _facts_here(config) if facts_path is None else read_facts(facts_path)
-    with naming(path):
+    with naming(config_path):
         made = make_plan(config, facts)
     if facts_path is None:
         made = replace(made, advice=(*made.advice, *_advice_of_running(config, made.advice)))

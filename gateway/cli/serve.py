@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from corral.gateway.cli.options import config_file, debug_option
+from corral.gateway.cli.options import config_option, debug_option
 from corral.gateway.cli.serving import LOG_LEVELS, serve_config
 from corral.gateway.config import Config, load_config
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The configuration.  [default: $CORRAL_CONFIG, else ./corral.yaml, else none]",
-)
+@config_option
 @click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS),
@@ -50,6 +43,5 @@ def serve(config_path: Path | None, log_level: str) -> int:
       corral serve --config corral.yaml
       corral check-config corral.yaml
     """
-    path = config_path or config_file(os.environ, Path())
-    config = Config() if path is None else load_config(path)
-    return serve_config(path, config, log_level=log_level, after_card=lambda ready: "")
+    config = Config() if config_path is None else load_config(config_path)
+    return serve_config(config_path, config, log_level=log_level, after_card=lambda ready: "")

@@ -49,11 +49,6 @@ def identify(pid: int) -> ProcessId | None:
     return None if stat is None else ProcessId(pid, int(stat[19]))
 
 
-def marked(prefix: str) -> list[MarkedProcess]:
-    """All living processes whose token begins so. Reads every process of the machine: not for the event loop."""
-    return [found for name in os.listdir(_PROC) if name.isdigit() and (found := look_at(int(name), prefix))]
-
-
 def look_at(pid: int, prefix: str) -> MarkedProcess | None:
     """That process, if it lives and its token begins so. Does not return from one that hangs in a driver."""
     token = _token(pid)

@@ -115,6 +115,10 @@ class GpuBoard:
 
     # -- what is known
 
+    def lost(self) -> dict[str, str]:
+        """Why, by uuid, of those that are lost."""
+        return {state.gpu.uuid: state.reason for state in self.states() if self._entries[state.gpu.uuid].lost}
+
     def samples(self) -> tuple[GpuSample, ...]:
         """The fresh ones."""
         found = (self.fresh(gpu.uuid) for gpu in self.survey.gpus)

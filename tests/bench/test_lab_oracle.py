@@ -23,7 +23,7 @@ def ask(number: int, prompt: int = 1024, output: int = 200, model: str = MODEL.n
 
 
 def sights(loaded: tuple[str, ...] = (MODEL.name,)) -> list[Sight]:
-    return [Sight(r.id, r.weight, r.slots, 0, 0, frozenset(loaded), True) for r in BOX.replicas]
+    return [Sight(r.id, r.weight, r.slots, 0, 0, frozenset(loaded)) for r in BOX.replicas]
 
 
 def test_a_request_alone_is_forecast_as_it_runs_alone() -> None:

@@ -19,7 +19,7 @@ ASK = Arrival(0, 0.0, MODEL, 1000, 100)
 def sights(*inflight: int, loaded: Sequence[int] = (0, 1, 2, 3), slots: int = 4) -> list[Sight]:
     """Of the four replicas; ``loaded``: those that hold the model."""
     return [
-        Sight(r.id, r.weight, slots, busy, busy, frozenset({MODEL} if n in loaded else ()), True)
+        Sight(r.id, r.weight, slots, busy, busy, frozenset({MODEL} if n in loaded else ()))
         for n, (r, busy) in enumerate(zip(BOX.replicas, inflight, strict=False))
     ]
 

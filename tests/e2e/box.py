@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import tempfile
@@ -180,11 +179,6 @@ def is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def environ_of(process: psutil.Process) -> dict[str, str]:
-    found: dict[str, str] = process.environ()
-    return found
-
-
 async def loaded(port: int) -> list[dict[str, Any]]:
     """``/api/ps`` of a replica or of the gateway."""
     _, page = await ask(port, "GET", "/api/ps")
@@ -194,7 +188,3 @@ async def loaded(port: int) -> list[dict[str, Any]]:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-
-
-def as_json(text: str) -> Any:
-    return json.loads(text)

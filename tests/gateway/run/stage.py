@@ -15,7 +15,7 @@ from random import Random
 
 from corral.gateway.config.owned import ReplicaLogsConfig, RestartConfig, WarmupConfig
 from corral.gateway.layout.plan import ReplicaPlan
-from corral.gateway.run.processes import MarkedProcess, identify, marked, send
+from corral.gateway.run.processes import MarkedProcess, identify, look_at, send
 from corral.gateway.run.supervisor import Supervisor
 from corral.model import Gpu, GpuVendor, ProcessState, ProcessStatus
 from corral.probes.ollama import probe_session
@@ -32,6 +32,11 @@ def gpu(uuid: str) -> Gpu:
 
 def plan(id: str, *gpus: str, **env: str) -> ReplicaPlan:
     return ReplicaPlan(id, COMMAND, env, tuple(map(gpu, gpus)))
+
+
+def marked(prefix: str) -> list[MarkedProcess]:
+    """All living processes whose token begins so."""
+    return [found for name in os.listdir("/proc") if name.isdigit() and (found := look_at(int(name), prefix))]
 
 
 def alive(pid: int) -> bool:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from corral.gateway.run.processes import MARKER, MarkedProcess, ProcessId, boot_id, identify, marked, reap, send
+from corral.gateway.run.processes import MARKER, MarkedProcess, ProcessId, boot_id, identify, reap, send
+from tests.gateway.run.stage import marked
 
 TOKEN = f"test{os.getpid()}-1"
 
