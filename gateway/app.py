@@ -38,13 +38,12 @@ from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.outbox import Outbox
 from corral.gateway.wire.pool import Pool
 from corral.model import Policy, Replica
+from corral.probes.gpu import NVML_LIBRARY
 from corral.probes.ollama import OllamaProbe, probe_session
 from corral.probes.reader import sources
 
 log: Final = logging.getLogger("corral.gateway")
 
-NVML_LIBRARY: Final = "CORRAL_NVML_LIBRARY"
-"""Names NVIDIA's library (libnvidia-ml.so.1) where the system does not find it by itself."""
 _BACKLOG: Final = 4096
 _FIRST_LOOK_S: Final = 0.5
 """A replica that takes longer than this to answer its first probe does not hold up the start."""

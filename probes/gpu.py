@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from corral.model import GpuFault, GpuMiss, GpuSample, GpuSurvey, GpuVendor, GpuXid
+
+NVML_LIBRARY: Final = "CORRAL_NVML_LIBRARY"
+"""The environment variable that names NVIDIA's library, where the system does not find it by itself."""
 
 
 class GpuReadError(Exception):

@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from corral.probes.gpu import NVML_LIBRARY
+
 STANDIN: Final = (sys.executable, "-m", "corral.emulator.standin")
 BUILD_S: Final = 30.0
-_VARIABLES: Final = ("CORRAL_NVML_LIBRARY", "CORRAL_STANDIN_NVML")
+_VARIABLES: Final = (NVML_LIBRARY, "CORRAL_STANDIN_NVML")
 
 
 class EmulatedGpus:

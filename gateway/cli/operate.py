@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +14,15 @@ from corral.gateway.cli.options import admin_option, debug_option, json_option
 
 _COLORS = {"up": "green", "ok": "green", "down": "red", "failed": "red", "lost": "red"}
 """Of states; every other is yellow."""
+
+
+_SHOWN = "`corral status` shows it"
+
+
+def _replica_command(function: Callable[..., int]) -> click.Command:
+    """A command that concerns one replica of a running gateway."""
+    options = admin_option(json_option(debug_option(function)))
+    return click.command()(click.argument("replica_id", metavar="ID")(options))
 
 
 @click.command()
@@ -34,11 +43,7 @@ def status(admin: str, as_json: bool) -> int:
     return 0
 
 
-@click.command()
-@click.argument("replica_id", metavar="ID")
-@admin_option
-@json_option
-@debug_option
+@_replica_command
 def drain(replica_id: str, admin: str, as_json: bool) -> int:
     """Send no new requests to replica ID. What it is doing goes on; `corral resume ID` takes it back.
 
@@ -46,14 +51,10 @@ def drain(replica_id: str, admin: str, as_json: bool) -> int:
     Example:
       corral drain a
     """
-    return _set(replica_id, "drain", admin, as_json)
+    return _tell(replica_id, "drain", admin, as_json, _drained)
 
 
-@click.command()
-@click.argument("replica_id", metavar="ID")
-@admin_option
-@json_option
-@debug_option
+@_replica_command
 def resume(replica_id: str, admin: str, as_json: bool) -> int:
     """Send requests to the drained replica ID again.
 
@@ -61,7 +62,7 @@ def resume(replica_id: str, admin: str, as_json: bool) -> int:
     Example:
       corral resume a
     """
-    return _set(replica_id, "resume", admin, as_json)
+    return _tell(replica_id, "resume", admin, as_json, lambda _: "takes requests again")
 
 
 @click.command()
@@ -84,18 +85,14 @@ def restart(replica_id: str | None, everyone: bool, admin: str, as_json: bool) -
     if (replica_id is None) != everyone:
         raise click.UsageError("name one replica, or say --all", click.get_current_context())
     if replica_id is not None:
-        return _order(replica_id, "restart", "restarts", admin, as_json)
+        return _tell(replica_id, "restart", admin, as_json, lambda _: f"restarts; {_SHOWN}")
     page = ask(admin, "POST", "/restart")
     text = f"restarting one after the other: {' '.join(page['restarting'])}"
     click.echo(json.dumps(page, indent=2) if as_json else text)
     return 0
 
 
-@click.command()
-@click.argument("replica_id", metavar="ID")
-@admin_option
-@json_option
-@debug_option
+@_replica_command
 def stop(replica_id: str, admin: str, as_json: bool) -> int:
     """End the Ollama of replica ID, which Corral runs: its GPU is free until `corral start ID`.
 
@@ -105,14 +102,10 @@ def stop(replica_id: str, admin: str, as_json: bool) -> int:
     Example:
       corral stop gpu1
     """
-    return _order(replica_id, "stop", "stops when it has finished what it is doing", admin, as_json)
+    return _tell(replica_id, "stop", admin, as_json, lambda _: f"stops when it has finished what it is doing; {_SHOWN}")
 
 
-@click.command()
-@click.argument("replica_id", metavar="ID")
-@admin_option
-@json_option
-@debug_option
+@_replica_command
 def start(replica_id: str, admin: str, as_json: bool) -> int:
     """Start the Ollama of replica ID, which was stopped or given up.
 
@@ -120,25 +113,18 @@ def start(replica_id: str, admin: str, as_json: bool) -> int:
     Example:
       corral start gpu1
     """
-    return _order(replica_id, "start", "starts", admin, as_json)
+    return _tell(replica_id, "start", admin, as_json, lambda _: f"starts; {_SHOWN}")
 
 
-def _order(replica_id: str, verb: str, said: str, admin: str, as_json: bool) -> int:
-    page = ask(admin, "POST", f"/replicas/{quote(replica_id, safe='')}/{verb}")
-    click.echo(json.dumps(page, indent=2) if as_json else f"{replica_id}: {said}; `corral status` shows it")
-    return 0
-
-
-def _set(replica_id: str, verb: str, admin: str, as_json: bool) -> int:
+def _tell(replica_id: str, verb: str, admin: str, as_json: bool, said: Callable[[dict[str, Any]], str]) -> int:
+    """Have ``verb`` done to the replica, and say what becomes of it."""
     replica = ask(admin, "POST", f"/replicas/{quote(replica_id, safe='')}/{verb}")
-    if as_json:
-        click.echo(json.dumps(replica, indent=2))
-    elif verb == "resume":
-        click.echo(f"{replica['id']}: takes requests again")
-    else:
-        running = replica["in_flight"]
-        click.echo(f"{replica['id']}: drained; gets no new requests, {running} still running")
+    click.echo(json.dumps(replica, indent=2) if as_json else f"{replica['id']}: {said(replica)}")
     return 0
+
+
+def _drained(replica: dict[str, Any]) -> str:
+    return f"drained; gets no new requests, {replica['in_flight']} still running"
 
 
 def render(page: dict[str, Any]) -> str:

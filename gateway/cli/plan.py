@@ -18,6 +18,7 @@ from corral.gateway.config import Config, load_config, naming
 from corral.gateway.config.environment import with_environment
 from corral.gateway.layout.plan import Facts
 from corral.model import GpuSample
+from corral.probes.gpu import NVML_LIBRARY
 
 MAX_FACTS_BYTES = 64 << 20
 
@@ -76,7 +77,7 @@ def _facts_here(config: Config) -> Facts:
     from corral.gateway.layout.facts import gather
     from corral.gateway.layout.free import free_bytes
 
-    drivers = look(os.environ.get("CORRAL_NVML_LIBRARY"))
+    drivers = look(os.environ.get(NVML_LIBRARY))
     samples = [reading for reading in drivers.read() if isinstance(reading, GpuSample)]
     own = own_pids(gpu_users(Path("/"), samples) or ())
     return replace(gather(config, drivers.survey, os.environ), free_bytes=free_bytes(samples, own))

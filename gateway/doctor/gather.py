@@ -23,6 +23,7 @@ from corral.gateway.layout.program import find_program
 from corral.gateway.layout.store import find_store, stored_models
 from corral.gateway.run.ledger import default_state_dir
 from corral.model import GpuMiss, GpuSample, GpuSurvey
+from corral.probes.gpu import NVML_LIBRARY
 
 PART_S: Final = 5.0
 """For each part; all but a few run at the same time."""
@@ -49,7 +50,7 @@ def gather(path: Path | None, environ: Mapping[str, str], root: Path = Path("/")
     parts = {name: Part(what, work, PART_S) for name, (what, work) in _works(config, environ, root, store).items()}
     program = Part("ollama", lambda: _program(config.ollama.binary, environ), PROGRAM_S + 1)
     models = Part("models", lambda: () if store is None else stored_models(store), PART_S)
-    gpus = Part("GPUs", lambda: drivers.look(environ.get("CORRAL_NVML_LIBRARY")), DRIVERS_S)
+    gpus = Part("GPUs", lambda: drivers.look(environ.get(NVML_LIBRARY)), DRIVERS_S)
     survey, samples, misses = _read(gpus.result())
     users = Part("programs on the GPUs", lambda: running.gpu_users(root, samples), PART_S)
     named = program.result() or (None, None)
