@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from corral.errors import Fault, Refusal
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.model import Decision, Health
+from corral.model import Decision, Health, Replica
 
 T = TypeVar("T", bound=Ticket)
 
@@ -51,4 +51,22 @@ class Interrupt(NamedTuple, Generic[T]):
     fault: Fault = Fault.HUNG
 
 
-Effect: TypeAlias = Send[T] | Refuse[T] | RefreshTags | HealthChanged | Interrupt[T]
+class Load(NamedTuple):
+    """Have the replica load the model by a request of the gateway's own, then call ``load_ended`` with ``number``."""
+
+    replica: Replica
+    model: str
+    signature: str
+    """The options to load it with, as in :class:`RouteRequest`."""
+    number: int
+
+
+class Unload(NamedTuple):
+    """Have the replica let go of the model, wait until it is gone, then call ``unload_ended`` with ``number``."""
+
+    replica: Replica
+    model: str
+    number: int
+
+
+Effect: TypeAlias = Send[T] | Refuse[T] | RefreshTags | HealthChanged | Interrupt[T] | Load | Unload

@@ -24,7 +24,19 @@ from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
 from corral.gateway.schedule.ticket import Ticket
 from corral.gateway.schedule.waiting import QueueLimits, lane_of
-from corral.model import Health, Hold, OllamaSample, Policy, ProbeResult, Replica, RequestKind, Snapshot
+from corral.model import (
+    Choice,
+    Figures,
+    GpuLoad,
+    Health,
+    Hold,
+    OllamaSample,
+    Policy,
+    ProbeResult,
+    Replica,
+    RequestKind,
+    Snapshot,
+)
 
 __all__ = ["QueueLimits", "Scheduler"]
 
@@ -163,8 +175,8 @@ class Scheduler(Generic[T]):
         member.leases[ticket].committed = True
         member.health.heard(now_s)
 
-    def finish(self, ticket: T, now_s: float, *, ok: bool) -> list[Effect[T]]:
-        """The response has ended; ``ok=False``: its stream broke."""
+    def finish(self, ticket: T, now_s: float, *, ok: bool, figures: Figures | None = None) -> list[Effect[T]]:
+        """The response has ended; ``ok=False``: its stream broke. ``figures``: what its end told."""
         member = self._home(ticket)
         lease = member.leases[ticket]
         if ok:
@@ -239,6 +251,22 @@ class Scheduler(Generic[T]):
         if sample.installed is not None:
             self._dispatcher.settle_asking(now_s, effects)
         return effects
+
+    def load_ended(self, replica_id: str, number: int, now_s: float, *, ok: bool) -> list[Effect[T]]:
+        """What :class:`Load` asked for is done, or failed."""
+        return []
+
+    def unload_ended(self, replica_id: str, number: int, now_s: float, *, ok: bool) -> list[Effect[T]]:
+        """What :class:`Unload` asked for is done; not ok: the model is still in memory, or nobody knows."""
+        return []
+
+    def gpu_loaded(self, replica_id: str, load: GpuLoad | None, now_s: float) -> list[Effect[T]]:
+        """What the GPUs of a replica say now; None: nothing is known any more."""
+        return []
+
+    def explain(self) -> tuple[Choice, ...]:
+        """The last decisions, the latest last."""
+        return ()
 
     def tick(self, now_s: float) -> list[Effect[T]]:
         """Let time pass, some times a second: ejections end, lists are awaited no longer, requests wait too long."""

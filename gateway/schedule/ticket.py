@@ -15,6 +15,7 @@ class Ticket:
     __slots__ = (
         "arrived_at_s",
         "asked",
+        "cost_s",
         "decision",
         "excluded",
         "lease",
@@ -41,6 +42,8 @@ class Ticket:
         """Its last attempt met a closed keep-alive connection."""
         self.asked = False
         """The replicas were asked who has its model since it was submitted; what they do not know now, nobody has."""
+        self.cost_s = 1.0
+        """GPU-seconds that it is predicted to take."""
         self.lease: Lease | None = None
         self.decision: Decision | None = None
 

@@ -46,6 +46,12 @@ class Replica:
     """The only models it serves, normalised, and nobody who lists none serves these; None: it serves any other."""
     gpus: tuple[str, ...] = ()
     """uuids of the GPUs it runs on, as far as this machine knows them."""
+    max_loaded: int | None = None
+    """How many models it holds in memory at most (its OLLAMA_MAX_LOADED_MODELS); None: as many as fit."""
+    pinned: frozenset[str] = frozenset()
+    """Models that are to be in its memory always, normalised."""
+    kept_off: frozenset[str] = frozenset()
+    """Models that it is never asked to run, normalised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class InstalledModel:
     digest: str
     remote: bool = False
     """A stub whose inference runs in Ollama's cloud (``remote_host`` is set)."""
+    size_bytes: int | None = None
+    """Of its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +277,20 @@ class RouteRequest(Struct, frozen=True):
     """The options that make Ollama reload the model (num_ctx, num_gpu, …), canonical; empty: none given."""
     body_bytes: int = 0
     tenant: str = ""
-    """Who asks: the client's address."""
+    """Who asks: a digest of the client's API key, or else its address."""
+    text_bytes: int | None = None
+    """Length of what the model will read (prompt or messages), without images; None: not known."""
+    prefix: tuple[int, ...] = ()
+    """Chained hashes of the text's blocks of 512 bytes: equal ones at the beginning are a shared prefix."""
+    output_limit: int | None = None
+    """The most tokens that the client wants (num_predict, max_tokens); None: it does not say."""
+    rank: int = 1
+    """Its class: 0 interactive, 1 normal, 2 batch. A lower one goes first."""
+
+    @property
+    def key(self) -> str:
+        """What a replica has to hold in memory to answer it: its model, with the options that it is loaded with."""
+        return f"{self.model} {self.signature}" if self.signature else self.model or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +314,60 @@ class Health(Enum):
     """Answers its probe but fails requests: gets requests only where no other replica can."""
 
 
+class Figures(Struct, frozen=True):
+    """What the end of an answer told of its request; None: it did not tell."""
+
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    queued_s: float | None = None
+    """Waiting for a slot inside the replica."""
+    load_s: float | None = None
+    """Until the model was in memory, which is hardly any time where it was already."""
+    prefill_s: float | None = None
+    """Working off those tokens of the prompt that were in no cache."""
+    decode_s: float | None = None
+    """Making the tokens after the first."""
+
+
+class GpuLoad(Struct, frozen=True):
+    """What the GPUs of one replica say of now; of several the worst. None: not known, or too old to say anything."""
+
+    slowdown: float = 1.0
+    """How many times as long everything takes because they throttle or are about to; 1: full speed."""
+    foreign: float = 0.0
+    """Work of others on them, counted as so many more requests in flight."""
+    utilisation_ratio: float | None = None
+    memory_ratio: float | None = None
+    """In use, of all."""
+    temperature_ratio: float | None = None
+    """Of the temperature at which they slow down."""
+    power_ratio: float | None = None
+    """Of their limit."""
+    memory_bytes: int | None = None
+    """All their memory, together."""
+    foreign_bytes: int | None = None
+    """Memory that is in use, but not by the replica's models."""
+
+
+class Prediction(Struct, frozen=True):
+    """How long one request would take on one replica, by its parts, as far as that was learned."""
+
+    wait_s: float
+    """Until the prompts before it are worked off."""
+    prefill_s: float
+    """Its own prompt, without what is in the replica's cache."""
+    decode_s: float
+    """Its answer, beside those that are being made there."""
+    others_s: float
+    """What the requests there lose by it, added up."""
+    saved_s: float
+    """Prefill that the cache saves; not a part of the sum."""
+    slowdown: float
+    """All parts are longer by this factor because of the GPU (throttling, the operator's weights)."""
+    cost_s: float
+    """What is compared: the parts, each with the weight that it has for a client."""
+
+
 class ReplicaView(Struct, frozen=True):
     """What a policy may know of one replica now. Only replicas that may take the request are ever shown."""
 
@@ -308,6 +383,10 @@ class ReplicaView(Struct, frozen=True):
     """Models resident in its memory (last ``/api/ps``, and those the gateway has in flight); None: not known."""
     turn: float = 0.0
     """Its place in the rotation: grows by 1/weight with each request it is sent, so the lowest is next in turn."""
+    gpu: GpuLoad | None = None
+    """What its GPUs say; None: not known."""
+    predicted: Prediction | None = None
+    """None: too little was learned to predict all candidates alike, or the policy does not ask for it."""
 
 
 class Decision(Struct, frozen=True):
@@ -324,6 +403,19 @@ class Policy(Protocol):
     def choose(self, request: RouteRequest, candidates: Sequence[ReplicaView], rng: Random) -> Decision:
         """Pick one of ``candidates`` (never empty; each has a free slot for the request)."""
         ...
+
+
+class Choice(Struct, frozen=True):
+    """One decision of the last ones, for a person who wants to know why."""
+
+    at_s: float
+    """On the gateway's monotonic clock."""
+    model: str | None
+    kind: RequestKind
+    waited_s: float
+    decision: Decision
+    candidates: tuple[ReplicaView, ...]
+    """As the policy saw them."""
 
 
 @dataclass(frozen=True, slots=True)
