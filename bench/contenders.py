@@ -165,19 +165,25 @@ def free_port() -> int:
         return port
 
 
-def _become_child(core: int) -> None:
+def _become_child(core: int | None) -> None:
     """Runs in the child: one core, all the files the system allows, and no life without the driver."""
-    os.sched_setaffinity(0, {core})
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Proxy:
-    """One running contender on one core."""
+    """One running contender on one core; ``core`` None: on any."""
 
     def __init__(
-        self, contender: Contender, folder: Path, core: int, replicas: Sequence[int], prefix: Command | None = None
+        self,
+        contender: Contender,
+        folder: Path,
+        core: int | None,
+        replicas: Sequence[int],
+        prefix: Command | None = None,
     ) -> None:
         self.contender = contender
         self.port = free_port()

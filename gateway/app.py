@@ -26,11 +26,13 @@ from corral.gateway.carrier import Carrier
 from corral.gateway.config import Address, Config, build_policy, diff_config, load_config, naming
 from corral.gateway.config.environment import with_environment
 from corral.gateway.gateway import Gateway
+from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.owner import Owner
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.serve.admin import make_admin, make_runner
 from corral.gateway.serve.gpus import GpuBoard
 from corral.gateway.serve.listening import explain_listen_error
+from corral.gateway.serve.memory import MemoryKeeper
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.poller import Poller
 from corral.gateway.wire.client import ClientConnection
@@ -108,9 +110,8 @@ class App:
         self._config = config
         self._config_path = config_path
         self._loop = loop
-        limits = QueueLimits(config.queue.max_requests, config.queue.max_wait_s)
         policy = build_policy(config, config_path)
-        scheduler: Scheduler[Exchange] = Scheduler(policy, config.policy.name, limits, Random())
+        scheduler: Scheduler[Exchange] = Scheduler(policy, config.policy.name, _limits(config), Random())
         self.metrics = Metrics()
         carrier = Carrier(scheduler, self.metrics, loop.time)
         pool = Pool(loop, Outbox(loop), config.timeouts.connect_s)
@@ -123,14 +124,21 @@ class App:
             config.probes.ollama_interval_s,
         )
         self.gateway.poller = self.poller
+        self.memory = MemoryKeeper(carrier, self.poller, session, self.metrics, loop.time)
+        self.memory.report_bug = self.gateway.report_bug
         self.board = GpuBoard(loop.time, config.probes.gpu_interval_s, self.metrics)
         library = os.environ.get(NVML_LIBRARY)
         self.owner = Owner(self.gateway, self.board, sources(library), session, os.environ, loop.time, Random())
         self.gateway.owner = self.owner
+        self.gateway.gpus = GpuFeed(self.board, carrier, self.metrics, self.owner, loop.time)
+        self.gateway.gpus.is_loading = self.memory.is_changing
+        self.board.on_round = self.gateway.gpus.look
         self.gateway.on_replicas_changed = self._take_replicas
         self._reloading = asyncio.Lock()
         carrier.suspect = self.poller.kick
         carrier.refresh_tags = self._refresh_tags
+        carrier.change_memory = self.memory.change
+        carrier.apply(scheduler.set_placement(config.placement.enabled, loop.time()))
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -183,6 +191,7 @@ class App:
         self.gateway.carrier.apply(self.gateway.carrier.scheduler.set_replicas(replicas, self._loop.time()))
         self.gateway.pool.keep_only(replicas)
         self.poller.set_replicas(replicas)
+        self.memory.keep_only(replicas)
 
     # -- signals
 
@@ -224,8 +233,8 @@ class App:
         before, self._config = self._config, config
         scheduler = self.gateway.carrier.scheduler
         scheduler.set_policy(policy, config.policy.name)
-        limits = QueueLimits(config.queue.max_requests, config.queue.max_wait_s)
-        self.gateway.carrier.apply(scheduler.set_limits(limits, self._loop.time()))
+        self.gateway.carrier.apply(scheduler.set_limits(_limits(config), self._loop.time()))
+        self.gateway.carrier.apply(scheduler.set_placement(config.placement.enabled, self._loop.time()))
         self._apply(config)
         self.metrics.reloaded(ok=True)
         changes = diff_config(before, config)
@@ -255,6 +264,7 @@ class App:
 
     async def close(self) -> None:
         """End everything that was started, whatever was: the requests first, then the Ollamas."""
+        await self.memory.close()
         await self.gateway.close()
         await self.poller.close()
         await self.owner.close()
@@ -272,6 +282,18 @@ class App:
                         continue
         except TimeoutError:
             return
+
+
+def _limits(config: Config) -> QueueLimits:
+    queue = config.queue
+    return QueueLimits(
+        max_requests=queue.max_requests,
+        max_wait_s=queue.max_wait_s,
+        order=queue.order,
+        fair=queue.fair,
+        quantum_s=queue.quantum_s,
+        age_s=queue.age_s,
+    )
 
 
 @contextmanager

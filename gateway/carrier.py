@@ -11,7 +11,7 @@ from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, Lo
 from corral.gateway.schedule.scheduler import Scheduler
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.wire.exchange import Exchange
-from corral.model import Health
+from corral.model import Figures, Health
 
 log: Final = logging.getLogger("corral.gateway")
 
@@ -44,9 +44,11 @@ class Carrier:
     def first_byte(self, exchange: Exchange) -> None:
         self.scheduler.first_byte(exchange, self._clock())
 
-    def finished(self, exchange: Exchange, *, ok: bool) -> None:
-        """The response ended; ``ok=False``: it broke after its first byte, or must not be repeated."""
-        self.apply(self.scheduler.finish(exchange, self._clock(), ok=ok))
+    def finished(self, exchange: Exchange, *, ok: bool, figures: Figures | None) -> None:
+        """The response ended, and what its end told; ``ok=False``: it broke after its first byte, or must not be
+        repeated.
+        """
+        self.apply(self.scheduler.finish(exchange, self._clock(), ok=ok, figures=figures))
 
     def spared(self, exchange: Exchange) -> None:
         """The client left after its request was sent: nobody is to blame."""
@@ -78,6 +80,14 @@ class Carrier:
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
         )
+
+    # -- events of a replica's memory
+
+    def load_ended(self, replica_id: str, number: int, *, ok: bool) -> None:
+        self.apply(self.scheduler.load_ended(replica_id, number, self._clock(), ok=ok))
+
+    def unload_ended(self, replica_id: str, number: int, *, ok: bool) -> None:
+        self.apply(self.scheduler.unload_ended(replica_id, number, self._clock(), ok=ok))
 
     # -- effects
 

@@ -14,6 +14,7 @@ from typing import Final
 from corral import __version__
 from corral.gateway.carrier import Carrier
 from corral.gateway.config import Config
+from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.owner import Owner
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.pages import page
@@ -23,7 +24,7 @@ from corral.gateway.wire.client import ClientConnection, State
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
 from corral.gateway.wire.routes import Route
-from corral.model import Health, Hold, OllamaSample, Order, ProbeResult, ReplicaState, Snapshot
+from corral.model import Choice, Health, Hold, OllamaSample, Order, ProbeResult, ReplicaState, Snapshot
 
 log: Final = logging.getLogger("corral.gateway")
 
@@ -55,12 +56,15 @@ class Gateway:
         self.draining = False
         self.poller: Poller | None = None
         self.owner: Owner | None = None
+        self.gpus: GpuFeed | None = None
         self.on_replicas_changed: Callable[[], None] = lambda: None
         """Takes over the owner's replicas."""
         self.looked = asyncio.Event()
         """Every replica was probed once: what is said of them from here on is known."""
         self.version = __version__
         self._tasks: set[asyncio.Task[None]] = set()
+        self.secret = os.urandom(16)
+        """Keys the digests of clients' API keys: other gateways, and this one when it starts again, make others."""
         self._run_id = os.urandom(4).hex()
         self._requests = 0
         self._ticks = 0
@@ -77,6 +81,7 @@ class Gateway:
         self.limits = config.limits
         self.timeouts = config.timeouts
         self.pool.connect_s = config.timeouts.connect_s
+        self.num_ctx = config.placement.canonicalise.num_ctx
         self.rules = BrowserRules(on_loopback=on_loopback, hosts=config.hosts, origins=config.origins)
 
     def new_request_id(self) -> bytes:
@@ -91,6 +96,10 @@ class Gateway:
         if owner is None:
             return snapshot
         return replace(snapshot, gpus=owner.gpus(), processes=owner.processes(), advice=owner.advice())
+
+    def explain(self) -> tuple[Choice, ...]:
+        """The last decisions, the latest last."""
+        return self.carrier.scheduler.explain()
 
     def ready(self) -> tuple[bool, str]:
         """Whether a request could be served now, and why not."""
@@ -189,6 +198,8 @@ class Gateway:
         if sample.installed is not None:
             self.metrics.know_models(model.name for model in sample.installed)
         self.carrier.apply(self.carrier.scheduler.sampled(sample, self.clock()))
+        if self.gpus is not None:
+            self.gpus.sampled(sample)
         if sample.loaded is not None and self.owner is not None:
             self.owner.loaded(sample.replica_id, sample.loaded)
 

@@ -146,6 +146,9 @@ def _with_options(name: str, made: type[Policy], options: Mapping[str, object]) 
             hint = _hint(option, known, "options")
             complaints.append(Complaint(option, f"{name} has no such option{hint}", is_unknown=True))
             continue
+        if below := _complaints_below(option, value, types_[option]):
+            complaints += below
+            continue
         try:
             values[option] = msgspec.convert(value, types_[option])
         except msgspec.ValidationError as error:
@@ -160,6 +163,23 @@ def _with_options(name: str, made: type[Policy], options: Mapping[str, object]) 
         _refuse("", f"{name}: {error}", error)
     except BaseException as error:
         _refuse("", f"{name}: {_what(error)}", error)
+
+
+def _complaints_below(option: str, value: object, wanted: object) -> list[Complaint]:
+    """What is wrong with the keys of an option that is itself a dataclass: msgspec passes over unknown ones."""
+    if not (isinstance(wanted, type) and is_dataclass(wanted) and isinstance(value, Mapping)):
+        return []
+    known, types_, complaints = _option_names(wanted), _types(wanted), []
+    for key, content in value.items():
+        if key not in known:
+            hint = _hint(str(key), known, "keys")
+            complaints.append(Complaint(f"{option}.{key}", f"{option} has no such key{hint}", is_unknown=True))
+            continue
+        try:
+            msgspec.convert(content, types_[key])
+        except msgspec.ValidationError as error:
+            complaints.append(Complaint(f"{option}.{key}", str(error)))
+    return complaints
 
 
 def _option_names(made: type) -> list[str]:

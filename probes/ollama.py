@@ -195,7 +195,9 @@ def _raw(body: bytes) -> list[bytes]:
 
 
 def _tags_entry(model: _TagsModel, raw: bytes) -> TagsEntry:
-    installed = InstalledModel(normalise_model(model.name), model.digest, remote=bool(model.remote_host))
+    installed = InstalledModel(
+        normalise_model(model.name), model.digest, remote=bool(model.remote_host), size_bytes=model.size or None
+    )
     return TagsEntry(installed, model.name, model.modified_at.timestamp(), raw)
 
 

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import machine
-from bench.policies import claims, plots, report
+from bench.policies import capacity, claims, plots, report
 from bench.policies.boxes import BOXES, INCIDENTS, MODELS, BoxSpec
 from bench.policies.campaign import DEFAULT, OURS, Contender, Result, Scenario, campaign, contender
+from bench.policies.capacity import YARDSTICKS
+from bench.policies.contender import ABLATIONS, SWITCHES
 from bench.policies.matrix import matrix
 from bench.policies.workloads import GENERATED, Work
 from corral.errors import OperatorError
@@ -27,6 +29,10 @@ examples:
       six models where two fit, a policy with an option
   python -m bench.policies --matrix --traces ../shared/data/traces --requests 1000 --out docs/benchmarks
       every scenario, with the losses; writes the tables and, with matplotlib (extra `bench`), plots
+  python -m bench.policies --capacity --seeds 3 --policies corral:weighted-least-load,least-conn,haproxy-maxconn
+      how much the box can be asked for until fewer than 95 % of the requests are within the SLO
+  python -m bench.policies --policies corral:weighted-least-load,corral:weighted-least-load+no-learning,corral:mine.py:Mine
+      with something switched off, and a policy from a file
 """  # noqa: E501
 
 
@@ -50,22 +56,39 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--load", type=float, default=0.7, metavar="RHO", help="share of the box's capacity that is asked for (0.7)")
     add("--requests", type=int, default=2000, metavar="N", help="how many; every seed has its own window (2000)")
     add("--seeds", type=int, default=5, metavar="N", help="paired runs (5)")
-    add("--policies", type=_names, default=list(DEFAULT), metavar="A,B", help=f"rivals, or {OURS}POLICY[?option=value]")
+    words = f"rivals, `all`, `ablations`, or {OURS}POLICY[?option=value][+switch]; switches: {', '.join(SWITCHES)}"
+    add("--policies", type=_names, default=list(DEFAULT), metavar="A,B", help=words)
     add("--ours", metavar="NAME", help=f"who the others are compared with (the first {OURS} one)")
     add("--processes", type=int, default=2, metavar="N", help="runs side by side (2)")
     add("--matrix", action="store_true", help="every scenario instead of one")
     add("--only", metavar="TEXT", help="of the matrix, scenarios whose name holds this")
     add("--traces", type=Path, metavar="FOLDER", help="the matrix's traces; generated workloads where one is missing")
+    add("--capacity", action="store_true", help="find each contender's greatest load at which it keeps the SLO")
+    add("--goodput", type=_share, default=0.95, metavar="SHARE", help="of the requests, in --capacity (0.95)")
+    add("--slo", choices=list(YARDSTICKS), default="slowest", help="whose pace --capacity judges by (slowest GPU)")
+    add("--findings", type=Path, metavar="DIR", help="where decide.json and live.json are (what --out says)")
     add("--out", type=Path, metavar="DIR", help="write the report and plots there")
     options = parser.parse_args(argv)
     for name in ("slots", "resident", "requests", "seeds", "processes"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be 1 or more")
+    if options.capacity and options.matrix:
+        parser.error("--capacity is of one box and workload, not of the matrix")
     return options
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return share
+
+
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """``all``: everybody; ``ablations``: the default policy as it is, and with each thing switched by itself."""
+    groups = {"all": DEFAULT, "ablations": ABLATIONS}
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [one for name in names for one in groups.get(name, (name,))]
 
 
 def scenarios(options: argparse.Namespace) -> list[Scenario]:
@@ -85,19 +108,36 @@ def compared_with(options: argparse.Namespace, contenders: Sequence[Contender]) 
     return ours
 
 
-def full_text(results: Sequence[Result], ours: str, command: str, seeds: int, took_s: float) -> str:
+def head_text(command: str, seeds: int, took_s: float) -> list[str]:
     facts = [f"- {name}: {fact}" for name, fact in machine.describe().items()]
-    head = [
+    return [
         "# The policy laboratory",
         f"`{command}`, {time.strftime('%Y-%m-%d')}, {took_s:.0f} s; medians of {seeds} paired seeds, virtual time.",
         "A request that was refused or failed counts as 120 s or what it waited, and as outside the SLO "
         "(TTFT ≤ max(2 s, 2 × alone + 1 s), time per token ≤ 2 × alone on the box's best GPU).",  # noqa: RUF001
+        SLOWEST,
+        PREDICTED,
         "Times, goodput and fairness leave out the warm-up: the first tenth of the time, two minutes at most.",
         "\n".join(facts),
     ]
-    whole = ["## All scenarios", report.matrix_text(results, ours), "## What must be shown", claims.text(results, ours)]
-    whole = whole if len(results) > 1 else []
+
+
+def full_text(results: Sequence[Result], ours: str, head: Sequence[str], findings: Path | None) -> str:
+    whole: list[str] = []
+    if len(results) > 1:
+        whole = ["## All scenarios", report.matrix_text(results, ours)]
+        whole += ["## What must be shown", claims.text(results, ours, findings)]
     return "\n\n".join([*head, *whole, *(report.tables(result, ours) for result in results)]) + "\n"
+
+
+SLOWEST = (
+    "*Of the slowest GPU*: the same SLO by what the request takes alone on the slowest GPU with the memory for its "
+    "model, which is what every GPU of an unequal box can keep."
+)
+PREDICTED = (
+    "*Predicted*: how far off, as a share of the time from sending, the prediction at sending was; requests that were "
+    "answered only. Where nothing was predicted there is no figure."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,13 +147,30 @@ def main(argv: Sequence[str]) -> int:
     if not contenders or not (chosen := scenarios(options)):
         raise OperatorError("nothing to run: no contender, or no scenario of that name")
     ours = compared_with(options, contenders)
+    if options.capacity:
+        return find_capacity(options, chosen[0], contenders, ours, command)
     began_s = time.monotonic()
     results = campaign(chosen, contenders, range(options.seeds), options.processes)
-    text = full_text(results, ours, command, options.seeds, time.monotonic() - began_s)
+    head = head_text(command, options.seeds, time.monotonic() - began_s)
+    text = full_text(results, ours, head, options.findings or options.out)
     print(text)
     if options.out:
         save(options.out, text, results, ours, is_matrix=options.matrix)
     return 1 if any(result.failures for result in results) else 0
+
+
+def find_capacity(
+    options: argparse.Namespace, scenario: Scenario, contenders: Sequence[Contender], ours: str, command: str
+) -> int:
+    wanted, began_s = capacity.Wanted(options.goodput, options.slo), time.monotonic()
+    found = capacity.capacities(scenario, contenders, range(options.seeds), wanted, options.processes)
+    head = head_text(command, options.seeds, time.monotonic() - began_s)
+    text = "\n\n".join([*head[:2], head[-1], capacity.text(scenario, found, ours, wanted)]) + "\n"
+    print(text)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "capacity.md").write_text(text)
+    return 0
 
 
 def save(folder: Path, text: str, results: Sequence[Result], ours: str, *, is_matrix: bool) -> None:

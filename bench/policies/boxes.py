@@ -39,6 +39,9 @@ MODELS: dict[str, tuple[str, ...]] = {
 ONE_OLLAMA = "one-ollama-8"
 GPUS_BEHIND = {ONE_OLLAMA: 8}
 """Boxes where one replica stands for several GPUs."""
+SHARED_CONTEXT = 8192
+"""OLLAMA_CONTEXT_LENGTH where there is more than one model: by itself Ollama takes so much for the first one's context
+that no second fits beside it on 24 GiB."""
 INCIDENTS = ("none", "throttle", "kill")
 
 
@@ -73,12 +76,14 @@ def make_box(spec: BoxSpec, span_s: float | None = None) -> Box:
     if spec.name not in BOXES:
         raise OperatorError(f"--box {spec.name}: unknown; known: {', '.join(BOXES)}")
     gpus, weights = BOXES[spec.name]()
+    models = models_of(spec.models)
+    context = SHARED_CONTEXT if len(models) > 1 else None
     replicas = tuple(
-        BoxReplica(f"gpu{number}", gpu, spec.slots, 1.0 if spec.equal_weights else weight, spec.max_loaded)
+        BoxReplica(f"gpu{number}", gpu, spec.slots, 1.0 if spec.equal_weights else weight, spec.max_loaded, context)
         for number, (gpu, weight) in enumerate(zip(gpus, weights, strict=True))
     )
     incidents = () if span_s is None else incidents_of(spec.incident, replicas, span_s)
-    return Box(spec.name, replicas, models_of(spec.models), incidents)
+    return Box(spec.name, replicas, models, incidents)
 
 
 def models_of(text: str) -> tuple[ModelSpec, ...]:

@@ -11,22 +11,15 @@ from functools import lru_cache
 
 from bench.policies.bounds import Bounds, bounds
 from bench.policies.boxes import BoxSpec, make_box
+from bench.policies.contender import DEFAULT, OURS, Contender, contender
 from bench.policies.engine import run_ours, run_router
 from bench.policies.measures import Figures, measure
 from bench.policies.oracle import Oracle, run_oracle
 from bench.policies.rivals import RIVALS
 from bench.policies.types import Box, Run
 from bench.policies.workloads import Scaled, Work, workload
-from corral.errors import OperatorError
-from corral.policies import POLICIES, make_policy
 
-OURS = "corral:"
-DEFAULT = (
-    f"{OURS}weighted-least-load",
-    f"{OURS}prefer-loaded",
-    *RIVALS,
-    Oracle.name,
-)
+__all__ = ["DEFAULT", "OURS", "Contender", "Result", "Scenario", "Stage", "campaign", "contender", "play", "run_one"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +32,6 @@ class Scenario:
     load: float
     scaled_to: str | None = None
     """The box whose capacity ``load`` is a share of; None: its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """Who decides: a rival by its name, or a policy of Corral as ``corral:NAME[?option=value&option=value]``."""
-
-    name: str
-    policy: str | None = None
-    options: tuple[tuple[str, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,34 +60,9 @@ class Result:
     """Runs that could not be made."""
 
     def by_seed(self, contender: str, figure: str) -> dict[int, float]:
-        return {seed: figures[figure] for seed, figures in self.figures.get(contender, {}).items()}
-
-
-def contender(text: str) -> Contender:
-    """An OperatorError where nobody is called so, or has no such option."""
-    if not text.startswith(OURS):
-        if text not in (*RIVALS, Oracle.name):
-            raise OperatorError(
-                f"--policies {text}: unknown; rivals: {', '.join((*RIVALS, Oracle.name))}; "
-                f"Corral's own: {', '.join(OURS + name for name in POLICIES)}"
-            )
-        return Contender(text)
-    name, _, query = text.removeprefix(OURS).partition("?")
-    pairs = (part.partition("=") for part in query.split("&") if part)
-    options = tuple((key, _value(value)) for key, _, value in pairs)
-    make_policy(name, options=dict(options))
-    return Contender(text, name, options)
-
-
-def _value(text: str) -> object:
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+        """Without the seeds in which there was nothing to measure."""
+        found = self.figures.get(contender, {})
+        return {seed: figures[figure] for seed, figures in found.items() if figure in figures}
 
 
 @lru_cache(maxsize=8)
@@ -118,7 +77,7 @@ def run_one(scenario: Scenario, who: Contender, seed: int) -> Run:
     set_up = stage(scenario, seed)
     box, arrivals = set_up.box, set_up.scaled.arrivals
     if who.policy is not None:
-        return run_ours(box, arrivals, who.policy, dict(who.options), seed)
+        return run_ours(box, arrivals, who.policy, dict(who.options), seed, path=who.path, switches=who.switches)
     if who.name == Oracle.name:
         return run_oracle(box, arrivals, seed)
     return run_router(box, arrivals, RIVALS[who.name](box, seed), seed)

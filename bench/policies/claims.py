@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from bench.policies import matrix
-from bench.policies.campaign import OURS, Result
+from bench.policies import decide, live_result, matrix
+from bench.policies.campaign import Result
+from bench.policies.contender import OURS
+from bench.policies.live_result import Live
 from bench.policies.report import ORACLE, markdown, standing
 from bench.policies.spread import paired_ratio
 
@@ -45,6 +48,12 @@ class Judge:
             return Bar(title, wanted, "–", None)  # noqa: RUF001
         return Bar(title, wanted, str(found), found.median <= limit if most else found.median >= limit)
 
+    def figures(self, title: str, most: float, place: Place, above: str, below: str) -> Bar:
+        """One figure ÷ another of the same runs."""
+        found = paired_ratio(self.by_seed(*place, above), self.by_seed(*place, below))
+        wanted = f"≤ {most:g} ×"  # noqa: RUF001
+        return Bar(title, wanted, str(found or "–"), None if found is None else found.median <= most)  # noqa: RUF001
+
     def limit(self, title: str, most: float, scenario: str, who: str, figure: str) -> Bar:
         values = self.by_seed(scenario, who, figure).values()
         if not values:
@@ -56,18 +65,23 @@ class Judge:
         found = self.results.get(scenario)
         names = [] if found is None else [name for name in found.figures if not name.startswith(OURS)]
         names = [name for name in names if name != ORACLE and (among is None or name in among)]
+        names = [name for name in names if self.by_seed(scenario, name, figure)]
         return pick(names, key=lambda name: median(self.by_seed(scenario, name, figure).values()), default="")
 
 
-def bars(results: Sequence[Result], ours: str) -> list[Bar]:
+def bars(results: Sequence[Result], ours: str, findings: Path | None = None) -> list[Bar]:
+    """``findings``: the folder where the measurements of decisions and of live runs are."""
     judge = Judge(results, ours)
     return [
         *_unequal(judge),
         *_models(judge),
         *_one_ollama(judge),
         *_prefixes(judge),
+        *_tenants(judge),
         _gap_closed(judge),
         _losses(judge),
+        *_decisions([] if findings is None else decide.saved(findings / decide.FILE)),
+        *_live(None if findings is None else live_result.saved(findings / live_result.FILE)),
     ]
 
 
@@ -101,13 +115,20 @@ def _one_ollama(judge: Judge) -> list[Bar]:
 def _prefixes(judge: Judge) -> list[Bar]:
     place, ours = matrix.MOONCAKE, (matrix.MOONCAKE, judge.ours)
     best = judge.best(place, "prefix_hit_ratio", max, AFFINITY)
-    with_it, alone = (matrix.FLOODED, judge.ours), (matrix.NOT_FLOODED, judge.ours)
     return [
         judge.ratio(f"4. prefix hits, ours ÷ {best}", 0.9, ours, (place, best), "prefix_hit_ratio"),
         judge.ratio("4. p99 TTFT, ours ÷ least-conn", 1.0, ours, (place, "least-conn"), "ttft_p99", most=True),
-        judge.ratio(
-            "4. a flooder: the others' p99 slowdown ÷ alone", 1.3, with_it, alone, "others_slowdown_p99", most=True
-        ),
+    ]
+
+
+def _tenants(judge: Judge) -> list[Bar]:
+    """The light tenants' requests of the flood are the same ones, at the same times, in the run without it."""
+    flooded, alone = (matrix.FLOODED, judge.ours), (matrix.NOT_FLOODED, judge.ours)
+    title = "4. a flooder: light tenants' p99 slowdown while it floods ÷ without it"
+    return [
+        judge.ratio(title, 1.3, flooded, alone, "flooded_light_slowdown_p99", most=True),
+        judge.ratio("4. the same, of all others all the time", 1.3, flooded, alone, "others_slowdown_p99", most=True),
+        judge.figures("4. VTC gap ÷ (quantum + 2 · max cost · slots)", 1, flooded, "vtc_gap_s", "vtc_bound_s"),
     ]
 
 
@@ -135,7 +156,33 @@ def _losses(judge: Judge) -> Bar:
     return Bar("5. losses of more than 5 % at loads up to 0.8", "0", f"{losses} of {compared}", not losses)
 
 
-def text(results: Sequence[Result], ours: str) -> str:
+def _decisions(cells: Sequence[decide.Cell]) -> list[Bar]:
+    where = f"{decide.AT_REPLICAS} replicas and {decide.AT_QUEUED:,} queued"
+    title, wanted = f"6. a decision with {where}, median, µs", f"≤ {decide.LIMIT_US:g}"
+    grown = "6. its growth ÷ that of replicas + heads of queues"
+    cell = decide.judged(cells)
+    if cell is None:
+        return [Bar(title, wanted, "–", None), Bar(grown, "≤ 1", "–", None)]  # noqa: RUF001
+    worst = max((one.times / one.allowed for one in decide.growths(cells)), default=0.0)
+    return [
+        Bar(title, wanted, f"{cell.median_us:.0f} (p99 {cell.p99_us:.0f})", cell.median_us <= decide.LIMIT_US),
+        Bar(grown, f"≤ 1 (± {decide.NOISE - 1:.0%})", f"{worst:.2f}", worst <= decide.NOISE),
+    ]
+
+
+def _live(live: Live | None) -> list[Bar]:
+    titles = ("7. live, order by mean TTFT", "7. live, ratios to ours: the farthest from the laboratory's")
+    wanted = ("the laboratory's", f"≤ {live_result.WITHIN:.0%}")
+    if live is None:
+        return [Bar(title, want, "–", None) for title, want in zip(titles, wanted, strict=True)]  # noqa: RUF001
+    order = " < ".join(sorted(live.live_s, key=live.live_s.__getitem__))
+    return [
+        Bar(titles[0], wanted[0], order, live.is_same_order),
+        Bar(titles[1], wanted[1], f"{live.farthest:.0%}", live.farthest <= live_result.WITHIN),
+    ]
+
+
+def text(results: Sequence[Result], ours: str, findings: Path | None = None) -> str:
     words = {True: "met", False: "**missed**", None: "not run"}
-    lines = [[bar.title, bar.wanted, bar.reached, words[bar.is_met]] for bar in bars(results, ours)]
+    lines = [[bar.title, bar.wanted, bar.reached, words[bar.is_met]] for bar in bars(results, ours, findings)]
     return markdown(["what must be shown", "wanted", "reached", ""], lines)

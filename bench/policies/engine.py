@@ -15,6 +15,9 @@ from bench.policies.types import Arrival, Box, Incident, Outcome, Router, Run
 from corral.errors import Fault
 from corral.gateway.schedule.scheduler import QueueLimits
 
+_LOOK_S = 0.1
+_UNLOAD_S = 5.0
+"""How often, and how long, the gateway looks whether a model is gone."""
 DRAIN_S = 3600.0
 """A run ends this long after its last arrival, whatever is still under way: somebody unstable must not run for ever."""
 
@@ -60,6 +63,8 @@ class World:
             replica.id: Alarm(self.clock, partial(self._advance, replica)) for replica in self.replicas.values()
         }
         self._running: dict[Work, Request] = {}
+        self._loading: dict[Work, Callable[[bool], None]] = {}
+        """Loads that the front asked for, and who hears of their end."""
         self._open = len(self.requests)
 
     # -- what the front does --------------------------------------------------------------------------------------
@@ -95,6 +100,36 @@ class World:
             self.clock.at(self.now_s, partial(self._tell, happenings))
         self._set_alarm(replica)
 
+    def load(self, replica_id: str, model: str, done: Callable[[bool], None]) -> None:
+        """Have the replica load the model; ``done`` is told whether it is in memory."""
+        replica = self.replicas[replica_id]
+        if not replica.is_alive:
+            self.clock.at(self.now_s, lambda: done(False))
+            return
+        work, happenings = replica.preload(model, self.now_s)
+        self._loading[work] = done
+        if happenings:
+            self.clock.at(self.now_s, partial(self._tell, happenings))
+        self._set_alarm(replica)
+
+    def unload(self, replica_id: str, model: str, done: Callable[[bool], None]) -> None:
+        """Have it let go of the model; ``done`` is told whether it did, in time."""
+        replica = self.replicas[replica_id]
+        if not replica.is_alive:
+            self.clock.at(self.now_s, lambda: done(False))
+            return
+        replica.unload(model, self.now_s)
+        self._set_alarm(replica)
+        self.clock.at(self.now_s + _LOOK_S, partial(self._look_for, replica, model, done, self.now_s + _UNLOAD_S))
+
+    def _look_for(self, replica: VirtualReplica, model: str, done: Callable[[bool], None], until_s: float) -> None:
+        if not replica.is_alive or model not in replica.loaded():
+            done(replica.is_alive)
+        elif self.now_s >= until_s:
+            done(False)
+        else:
+            self.clock.at(self.now_s + _LOOK_S, partial(self._look_for, replica, model, done, until_s))
+
     def close(self, request: Request, *, ok: bool) -> None:
         """The request has its answer, or none."""
         request.outcome.end_s, request.outcome.ok = self.now_s, ok
@@ -122,6 +157,9 @@ class World:
 
     def _tell(self, happenings: Sequence[Happening]) -> None:
         for what, work in happenings:
+            if (done := self._loading.pop(work, None)) is not None:
+                done(what is What.ENDED)
+                continue
             request = self._running.get(work)
             if request is None:
                 continue
@@ -130,10 +168,11 @@ class World:
                 self.front.first_token(request)
                 continue
             del self._running[work]
-            request.work = None
             if what is What.ENDED:
-                self.front.ended(request)
+                self.front.ended(request)  # which may want to know what the final message tells
+                request.work = None
             else:
+                request.work = None
                 self.front.failed(request, Fault.BUSY)
 
     def _happen(self, incident: Incident) -> None:
@@ -150,7 +189,10 @@ class World:
         self._set_alarm(replica)
 
     def _kill(self, replica: VirtualReplica) -> None:
-        lost = [self._running.pop(work) for work in replica.kill(self.now_s) if work in self._running]
+        works = replica.kill(self.now_s)
+        for done in [self._loading.pop(work) for work in works if work in self._loading]:
+            self.clock.at(self.now_s, partial(done, False))
+        lost = [self._running.pop(work) for work in works if work in self._running]
         for request in lost:
             request.work = None
             if request.outcome.first_token_s is None:
@@ -172,10 +214,13 @@ def run_ours(
     seed: int,
     *,
     limits: QueueLimits = UNLIMITED,
+    path: str | None = None,
+    switches: frozenset[str] = frozenset(),
 ) -> Run:
-    """Corral's scheduler with one of its policies. ``limits``: without, its queue holds as many as a rival's does."""
+    """Corral's scheduler with one of its policies. ``limits``: without, its queue holds as many as a rival's does.
+    ``path``: the file of a policy that is not Corral's own."""
     world = World(box, arrivals)
-    ours = Ours(world, policy_name, options, seed, limits)
+    ours = Ours(world, policy_name, options, seed, limits, path, switches)
     world.front = ours
     world.play()
     return _run(world, ours.name, seed, ours.stopwatch.total_s, ours.decisions)

@@ -6,14 +6,20 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
-from bench.policies.types import Outcome
+from bench.policies.types import Box, Outcome
+from corral.gateway.schedule.waiting import QueueLimits
 
 _COMPARED = 8
 """Tenants of the most demand that are compared pair by pair; the others rarely wait for long."""
 
+QUANTUM_S = QueueLimits().quantum_s
+"""GPU-seconds that a tenant may be ahead of another and still go first."""
+
 
 def light_tenants(demands: Sequence[tuple[str, float]]) -> set[str]:
     """Those that ask for no more than an equal share of the whole; everyone, where there is one tenant."""
+    if not demands:
+        return set()
     total: dict[str, float] = defaultdict(float)
     for tenant, seconds in demands:
         total[tenant] += seconds
@@ -31,6 +37,16 @@ def vtc_gap_s(requests: Sequence[tuple[Outcome, float]]) -> float:
         of_tenant[outcome.arrival.tenant].append((outcome, seconds))
     heavy = sorted(of_tenant, key=lambda tenant: -sum(seconds for _, seconds in of_tenant[tenant]))[:_COMPARED]
     return max((_drift_s(of_tenant[a], of_tenant[b]) for a, b in combinations(heavy, 2)), default=0.0)
+
+
+def vtc_bound_s(costs_s: Sequence[float], box: Box) -> float:
+    """How far two tenants may drift apart: quantum + 2 · largest cost · slots of one replica.
+
+    Stricter than what can be proved, where all slots of the box count (a counter moves when a request is sent, by what
+    it is thought to take, and until they end all that are under way may turn out to take more, on either side): within
+    that is often even who shares nothing.
+    """
+    return QUANTUM_S + 2 * max(costs_s) * max(replica.slots for replica in box.replicas)
 
 
 def _drift_s(left: Sequence[tuple[Outcome, float]], right: Sequence[tuple[Outcome, float]]) -> float:

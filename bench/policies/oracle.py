@@ -10,7 +10,7 @@ from bench.policies.engine import run_pushing
 from bench.policies.forecast import Work, forecast, work_of
 from bench.policies.pushing import Pushing, Sender
 from bench.policies.requests import Request
-from bench.policies.rivals import Rival
+from bench.policies.rival import Rival
 from bench.policies.speeds import solo
 from bench.policies.types import Arrival, Box, BoxReplica, Run, Sight
 from corral.emulator.gpu import load_s, recovery_s, unload_s

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from random import Random
 from typing import Protocol
 
 from bench.policies.clock import Clock
+from bench.policies.gpus import GpuReadings
 from bench.policies.polling import Watch
 from bench.policies.replica import VirtualReplica
 from bench.policies.requests import Request, Stopwatch
 from bench.policies.types import Arrival, Box
+from bench.policies.workloads import BLOCK_TOKENS
 from corral.emulator.prefix import BYTES_PER_TOKEN
 from corral.errors import Fault
-from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, RefreshTags, Refuse, Send
+from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, Load, RefreshTags, Refuse, Send, Unload
+from corral.gateway.schedule.prefix import BLOCK_BYTES
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Ticket
-from corral.model import OllamaSample, ProbeResult, Replica, RequestKind, RouteRequest, normalise_model
+from corral.model import Figures, OllamaSample, ProbeResult, Replica, RequestKind, RouteRequest, normalise_model
 from corral.policies import make_policy
 
 UNLIMITED = QueueLimits(max_requests=1_000_000, max_wait_s=1e9)
@@ -51,18 +55,30 @@ class Sender(Protocol):
 
     def close(self, request: Request, *, ok: bool) -> None: ...
 
+    def load(self, replica_id: str, model: str, done: Callable[[bool], None]) -> None: ...
+
+    def unload(self, replica_id: str, model: str, done: Callable[[bool], None]) -> None: ...
+
 
 class Ours:
     """Carries out what the scheduler wants done, and probes the replicas for it."""
 
     def __init__(
-        self, world: Sender, policy_name: str, options: dict[str, object], seed: int, limits: QueueLimits = UNLIMITED
+        self,
+        world: Sender,
+        policy_name: str,
+        options: dict[str, object],
+        seed: int,
+        limits: QueueLimits = UNLIMITED,
+        path: str | None = None,
+        switches: frozenset[str] = frozenset(),
     ) -> None:
         self.name = policy_name
         self.stopwatch = Stopwatch()
         self.decisions = 0
         self._world = world
-        policy = make_policy(policy_name, options=options)
+        policy = make_policy(policy_name, path, options)
+        self.switches = switches
         self.scheduler: Scheduler[LabTicket] = Scheduler(policy, policy_name, limits, Random(seed))
         self._tickets: dict[Request, LabTicket] = {}
         rng = Random(f"probes {seed}")
@@ -73,12 +89,16 @@ class Ours:
 
     def start(self) -> None:
         replicas = [
-            Replica(replica.id, "127.0.0.1", 11435 + number, replica.weight, replica.slots)
+            Replica(
+                replica.id, "127.0.0.1", 11435 + number, replica.weight, replica.slots, max_loaded=replica.max_loaded
+            )
             for number, replica in enumerate(self._world.box.replicas)
         ]
         self.decide(lambda now_s: self.scheduler.set_replicas(replicas, now_s))
         for watch in self._watches.values():
             watch.probe()
+        if "no-gpu" not in self.switches:
+            GpuReadings(self, self._world.clock, self._world.replicas).start()
         self._world.clock.at(TICK_S, self._tick)
 
     def arrived(self, request: Request) -> None:
@@ -131,12 +151,23 @@ class Ours:
             case RefreshTags():
                 for watch in self._watches.values():
                     watch.read_tags()
+            case Load(replica, model, _, number):
+                self._world.load(replica.id, model, partial(self._load_ended, replica.id, number))
+            case Unload(replica, model, number):
+                self._world.unload(replica.id, model, partial(self._unload_ended, replica.id, number))
             case HealthChanged():
                 pass
 
+    def _load_ended(self, replica_id: str, number: int, ok: bool) -> None:
+        self.decide(lambda now_s: self.scheduler.load_ended(replica_id, number, now_s, ok=ok))
+        self._watches[replica_id].read_ps()
+
+    def _unload_ended(self, replica_id: str, number: int, ok: bool) -> None:
+        self.decide(lambda now_s: self.scheduler.unload_ended(replica_id, number, now_s, ok=ok))
+
     def _finish(self, request: Request, *, ok: bool) -> None:
-        ticket = self._tickets[request]
-        self.decide(lambda now_s: self.scheduler.finish(ticket, now_s, ok=ok))
+        ticket, figures = self._tickets[request], figures_of(request) if ok else None
+        self.decide(lambda now_s: self.scheduler.finish(ticket, now_s, ok=ok, figures=figures))
         self._close(ticket, ok=ok)
 
     def _close(self, ticket: LabTicket, *, ok: bool) -> None:
@@ -156,6 +187,23 @@ class Ours:
         self.decide(lambda now_s: self.scheduler.sampled(sample, now_s))
 
 
+def figures_of(request: Request) -> Figures | None:
+    """What the final message of its answer tells."""
+    work, arrival = request.work, request.arrival
+    if work is None or None in (work.granted_s, work.slot_s, work.first_s, work.end_s):
+        return None
+    assert work.granted_s is not None and work.slot_s is not None and work.first_s is not None
+    assert work.end_s is not None
+    return Figures(
+        arrival.prompt_tokens,
+        arrival.output_tokens,
+        work.slot_s - work.granted_s,
+        work.granted_s - work.sent_s,
+        work.first_s - work.slot_s,
+        work.end_s - work.first_s,
+    )
+
+
 def route_request(arrival: Arrival) -> RouteRequest:
     """What the gateway would read from its body."""
     return RouteRequest(
@@ -163,4 +211,17 @@ def route_request(arrival: Arrival) -> RouteRequest:
         normalise_model(arrival.model),
         body_bytes=arrival.prompt_tokens * BYTES_PER_TOKEN,
         tenant=arrival.tenant,
+        text_bytes=arrival.prompt_tokens * BYTES_PER_TOKEN,
+        prefix=prefix_of(arrival),
     )
+
+
+def prefix_of(arrival: Arrival) -> tuple[int, ...]:
+    """Chained hashes, as the gateway makes them: the blocks of a trace are larger than its own."""
+    chain = 0
+    found = []
+    for block in arrival.blocks:
+        for part in range(BLOCK_TOKENS * BYTES_PER_TOKEN // BLOCK_BYTES):
+            chain = hash((chain, block, part))
+            found.append(chain)
+    return tuple(found)

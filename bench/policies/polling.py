@@ -51,7 +51,7 @@ class Watch:
         if appeared or (self._answered and self._rounds % TAGS_EVERY == 0):
             self.read_tags()
         if self._answered:
-            self._read_ps()
+            self.read_ps()
 
     def kick(self) -> None:
         """A request failed there: probe it now."""
@@ -61,10 +61,14 @@ class Watch:
     def read_tags(self) -> None:
         if self._replica.is_alive:
             models = self._replica.models.values()
-            installed = tuple(InstalledModel(model.name, model.blob_digest) for model in models)
+            installed = tuple(
+                InstalledModel(model.name, model.blob_digest, size_bytes=model.file_bytes) for model in models
+            )
             self._feed.sampled(OllamaSample(self._replica.id, self._clock.now_s, VERSION, installed, None))
 
-    def _read_ps(self) -> None:
+    def read_ps(self) -> None:
+        if not self._replica.is_alive:
+            return
         now_s = self._clock.now_s
         loaded = tuple(map(_line, self._replica.listed(now_s)))
         self._feed.sampled(OllamaSample(self._replica.id, now_s, VERSION, None, loaded))

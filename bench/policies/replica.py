@@ -78,7 +78,9 @@ class VirtualReplica:
         self.loads = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
-        self._spec = MachineSpec(box.gpu, parallel=box.slots, max_loaded=box.max_loaded)
+        self._spec = MachineSpec(
+            box.gpu, parallel=box.slots, max_loaded=box.max_loaded, context_length=box.context_length
+        )
         self._slowdown = 1.0
         self._busy_s = 0.0
         self._busy_since_s: float | None = None
@@ -163,6 +165,11 @@ class VirtualReplica:
 
     def total_loads(self) -> int:
         return self.loads + self._machine.loads
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long everything takes on its GPU."""
+        return self._slowdown
 
     def busy_s(self, now_s: float) -> float:
         """Seconds in which its GPU computed."""

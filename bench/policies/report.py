@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.policies.campaign import OURS, Result
+from bench.policies.campaign import Result
+from bench.policies.contender import OURS
 from bench.policies.spread import Ratio, paired_ratio
 
 ORACLE = "oracle"
@@ -37,6 +38,7 @@ TIMES = (
 )
 WORTH = (
     Column("good_ratio", "within SLO, %", 1, 100),
+    Column("good_slowest_ratio", "of the slowest GPU, %", 1, 100),
     Column("good_rps", "goodput/s"),
     Column("failed", "failed", 0),
     Column("makespan_s", "makespan, s", 0),
@@ -46,8 +48,14 @@ WORTH = (
     Column("prefix_hit_ratio", "prefix hits, %", 1, 100),
     Column("jain", "Jain", 3),
     Column("light_slowdown_p99", "light p99 slowdown", 1),
+    Column("flooded_light_slowdown_p99", "in the flood", 1),
     Column("others_slowdown_p99", "all but the flooder", 1),
     Column("vtc_gap_s", "VTC gap, GPU-s", 0),
+    Column("vtc_bound_s", "its bound", 0),
+    Column("ttft_mape", "TTFT predicted, mean error, %", 0, 100),
+    Column("ttft_mdape", "median", 0, 100),
+    Column("e2e_mape", "end predicted, mean error, %", 0, 100),
+    Column("e2e_mdape", "median", 0, 100),
     Column("decision_us", "decision, µs", 0),
 )
 COLUMNS = (*TIMES, *WORTH)
@@ -156,7 +164,8 @@ class Standing:
 
 def standing(result: Result, ours: str, figure: str, *, more_is_better: bool) -> Standing | None:
     """None where ours or every rival is missing."""
-    medians = {name: median(result.by_seed(name, figure).values()) for name in result.figures}
+    found = {name: result.by_seed(name, figure).values() for name in result.figures}
+    medians = {name: median(values) for name, values in found.items() if values}
     # the oracle knows what nobody can know: it is no rival
     rivals = {name: value for name, value in medians.items() if not name.startswith(OURS) and name != ORACLE}
     if ours not in medians or not rivals:

@@ -3,43 +3,12 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from hashlib import blake2b
+from collections.abc import Sequence
 from itertools import count
-from random import Random
 
+from bench.policies.affinity import BoundedHash, CacheAware, LMetric
+from bench.policies.rival import Rival, warm
 from bench.policies.types import Arrival, Box, Sight
-from bench.policies.workloads import BLOCK_TOKENS
-
-
-class Rival:
-    """What a rule that learns nothing needs."""
-
-    name = ""
-
-    def __init__(self, box: Box, seed: int) -> None:
-        self.rng = Random(f"{self.name} {seed}")
-
-    def choose(self, arrival: Arrival, sights: Sequence[Sight], now_s: float) -> str | None:
-        raise NotImplementedError
-
-    def began(self, arrival: Arrival, replica_id: str, now_s: float) -> None:
-        return
-
-    def ended(self, arrival: Arrival, replica_id: str, now_s: float, *, ok: bool) -> None:
-        return
-
-    def least(self, sights: Sequence[Sight], cost: Callable[[Sight], float]) -> str:
-        """The lowest cost; of several any one, so that no order of a list favours a replica."""
-        costs = [cost(sight) for sight in sights]
-        lowest = min(costs)
-        return self.rng.choice([sight.id for sight, its in zip(sights, costs, strict=True) if its == lowest])
-
-
-def _warm(arrival: Arrival, sights: Sequence[Sight]) -> list[Sight]:
-    return [sight for sight in sights if arrival.model in sight.loaded]
 
 
 class RoundRobin(Rival):
@@ -144,83 +113,11 @@ class LeastConnectionsLoaded(Rival):
 
     def choose(self, arrival: Arrival, sights: Sequence[Sight], now_s: float) -> str | None:
         free = [sight for sight in sights if sight.inflight_model < sight.slots]
-        if warm := _warm(arrival, free):
-            return self.least(warm, lambda sight: sight.inflight_model)
+        if holding := warm(arrival, free):
+            return self.least(holding, lambda sight: sight.inflight_model)
         if free:
             return self.rng.choice(free).id
         return self.least(sights, lambda sight: sight.inflight_model)
-
-
-class BoundedHash(Rival):
-    """The replica next on a ring to the hash of model and beginning of the prompt, passing by those whose load is above
-    1.25 × the mean. Consistent hashing with bounded load: KubeAI's PrefixHash, HAProxy's hash-balance-factor."""  # noqa: RUF002
-
-    name = "bounded-hash"
-    bound = 1.25
-    points = 256
-
-    def __init__(self, box: Box, seed: int) -> None:
-        super().__init__(box, seed)
-        self._ring = sorted((_hash(f"{r.id} {number}"), r.id) for r in box.replicas for number in range(self.points))
-
-    def choose(self, arrival: Arrival, sights: Sequence[Sight], now_s: float) -> str | None:
-        up = {sight.id: sight for sight in sights}
-        most = self.bound * (sum(sight.inflight for sight in sights) + 1) / len(sights)
-        beginning = arrival.blocks[:2] or arrival.number
-        start = bisect_left(self._ring, (_hash(f"{arrival.model} {beginning}"), ""))
-        for step in range(len(self._ring)):
-            replica_id = self._ring[(start + step) % len(self._ring)][1]
-            if replica_id in up and up[replica_id].inflight <= most:
-                return replica_id
-        return self.least(sights, lambda sight: sight.inflight)
-
-
-class LMetric(Rival):
-    """The least (prompt tokens to work off there, with this request's that are not cached) × (requests + 1); of those
-    that hold the model or have room for it, where there are any. LMetric, with residency."""  # noqa: RUF002
-
-    name = "lmetric"
-    remembered_blocks = 4096
-    """Per replica and model: about what Ollama's caches hold."""
-
-    def __init__(self, box: Box, seed: int) -> None:
-        super().__init__(box, seed)
-        self._caches: dict[tuple[str, str], OrderedDict[int, None]] = {}
-        self._rooms = {replica.id: replica.max_loaded for replica in box.replicas}
-        self._queued: dict[str, dict[int, int]] = {replica.id: {} for replica in box.replicas}
-
-    def choose(self, arrival: Arrival, sights: Sequence[Sight], now_s: float) -> str | None:
-        asked = [s for s in sights if arrival.model in s.loaded or len(s.loaded) < self._rooms[s.id]] or sights
-        fresh = {sight.id: self._fresh_tokens(arrival, sight.id) for sight in asked}
-        chosen = self.least(
-            asked, lambda sight: (sum(self._queued[sight.id].values()) + fresh[sight.id]) * (sight.inflight + 1)
-        )
-        self._queued[chosen][arrival.number] = fresh[chosen]
-        self._remember(arrival, chosen)
-        return chosen
-
-    def began(self, arrival: Arrival, replica_id: str, now_s: float) -> None:
-        self._queued[replica_id].pop(arrival.number, None)
-
-    def ended(self, arrival: Arrival, replica_id: str, now_s: float, *, ok: bool) -> None:
-        self._queued[replica_id].pop(arrival.number, None)
-
-    def _fresh_tokens(self, arrival: Arrival, replica_id: str) -> int:
-        cache = self._caches.get((replica_id, arrival.model), ())
-        hits = 0
-        for block in arrival.blocks:
-            if block not in cache:
-                break
-            hits += 1
-        return max(1, arrival.prompt_tokens - hits * BLOCK_TOKENS)
-
-    def _remember(self, arrival: Arrival, replica_id: str) -> None:
-        cache = self._caches.setdefault((replica_id, arrival.model), OrderedDict())
-        for block in arrival.blocks:
-            cache[block] = None
-            cache.move_to_end(block)
-        while len(cache) > self.remembered_blocks:
-            cache.popitem(last=False)
 
 
 class HaproxyMaxconn(Rival):
@@ -249,10 +146,7 @@ RIVALS: dict[str, type[Rival]] = {
         LeastConnectionsLoaded,
         BoundedHash,
         LMetric,
+        CacheAware,
         HaproxyMaxconn,
     )
 }
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 
 from bench.policies.types import Arrival, Box, BoxReplica
 from corral.emulator.batch import MICRO_BATCH_TOKENS
@@ -81,9 +82,19 @@ class Solos:
         }
 
     def of(self, arrival: Arrival, cached_tokens: int = 0) -> Solo:
+        return min(self._all(arrival, cached_tokens), key=_total_s)
+
+    def best_and_slowest(self, arrival: Arrival) -> tuple[Solo, Solo]:
+        """On the best GPU, and on the slowest of those that have the memory for its model."""
+        tried = self._all(arrival)
+        return min(tried, key=_total_s), max(tried, key=_total_s)
+
+    def _all(self, arrival: Arrival, cached_tokens: int = 0) -> list[Solo]:
         model = self._models[arrival.model]
-        tried = (solo(replica, model, arrival, cached_tokens) for replica in self._homes[arrival.model])
-        return min(tried, key=lambda found: found.total_s)
+        return [solo(replica, model, arrival, cached_tokens) for replica in self._homes[arrival.model]]
+
+
+_total_s = attrgetter("total_s")
 
 
 def mixes(arrivals: Iterable[Arrival]) -> dict[str, Mix]:

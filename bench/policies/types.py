@@ -32,6 +32,8 @@ class BoxReplica:
     slots: int
     weight: float = 1.0
     max_loaded: int = 3
+    context_length: int | None = None
+    """OLLAMA_CONTEXT_LENGTH; None: Ollama chooses by the GPU's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,10 @@ class Outcome:
     ok: bool = False
     """False: refused, failed, or not done when the run ended."""
     attempts: int = 0
+    predicted_ttft_s: float | None = None
+    """Seconds from the last sending until the first token, as predicted when it was sent; None: nobody predicted."""
+    predicted_e2e_s: float | None = None
+    """Until the end, likewise."""
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "plan": Entry("corral.gateway.cli.plan:plan", "Show the Ollamas Corral would start here, and why."),
     "doctor": Entry("corral.gateway.cli.doctor:doctor", "Check this machine: GPUs, drivers, Ollama, store, limits."),
     "status": Entry("corral.gateway.cli.operate:status", "Show the replicas and the queue of a running gateway."),
+    "explain": Entry("corral.gateway.cli.explain:explain", "Show why the last requests went where they went."),
     "drain": Entry("corral.gateway.cli.operate:drain", "Send no new requests to one replica."),
     "resume": Entry("corral.gateway.cli.operate:resume", "Send requests to a drained replica again."),
     "restart": Entry("corral.gateway.cli.operate:restart", "Restart the Ollama of a replica, or of all in turn."),

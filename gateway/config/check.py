@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from yaml.nodes import MappingNode, Node, SequenceNode
 
 from corral.gateway.config.addresses import same_place
-from corral.gateway.config.owned import OWNED
+from corral.gateway.config.owned import OWNED, GroupConfig
 from corral.gateway.config.problems import Problems
 from corral.gateway.config.schema import Config, ReplicaConfig
 from corral.gateway.config.tree import LEAST, entries
+from corral.model import normalise_model
 
 
 def check(config: Config, root: Node, problems: Problems) -> None:
@@ -31,6 +32,7 @@ def check(config: Config, root: Node, problems: Problems) -> None:
     for index, replica in enumerate(config.replicas):
         _check_unique(config.replicas[:index], replica, index, nodes, problems)
         _check_loop(config, replica, index, nodes, problems)
+        _check_models(replica, nodes.of("replicas", index), f"replicas[{index}]", problems)
 
 
 def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
@@ -46,6 +48,7 @@ def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
                 problems.add(node, f"gpus[{index}]", text)
             seen[gpu] = index
         _check_env(group.env, node, f"gpus[{index}].env", problems)
+        _check_models(group, nodes.of("gpus", index), f"gpus[{index}]", problems)
         if group.id is not None and group.id in ids:
             problems.add(node, f"gpus[{index}].id", f"{group.id!r} is already the id of {ids[group.id]}")
         elif group.id is not None:
@@ -54,6 +57,23 @@ def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
         problems.add(
             nodes.at("large_models"), "large_models", "needs gpus: auto; here gpus: lists groups: give one models:"
         )
+
+
+def _check_models(
+    owner: ReplicaConfig | GroupConfig, node: Callable[[str], Node | None], path: str, problems: Problems
+) -> None:
+    """What a replica is to hold in memory must be what it may serve, and must have a place there."""
+    served, kept_off = (set(map(normalise_model, names)) for names in (owner.models, owner.keep_off))
+    for name in owner.pin:
+        if normalise_model(name) in kept_off:
+            problems.add(node("pin"), f"{path}.pin", f"{name} is also in keep_off; remove it from one of the two")
+        elif served and normalise_model(name) not in served:
+            text = f"{name} is not one of its models, so nobody would ask for it there; add it to models, or remove it"
+            problems.add(node("pin"), f"{path}.pin", text)
+    count = len(set(map(normalise_model, owner.pin)))
+    if owner.max_loaded is not None and count > owner.max_loaded:
+        text = f"{owner.max_loaded} is too little for the {count} models of pin, which are to be in memory always"
+        problems.add(node("max_loaded"), f"{path}.max_loaded", text)
 
 
 def _check_env(env: Mapping[str, str], node: Node | None, path: str, problems: Problems) -> None:
@@ -104,10 +124,12 @@ class _Places:
         return items.value[index] if isinstance(items, SequenceNode) else None
 
     def of_replica(self, index: int, name: str) -> Node | None:
-        replicas = self.at("replicas")
-        if not isinstance(replicas, SequenceNode):
-            return None
-        return self._child(replicas.value[index], name) or replicas.value[index]
+        return self.of("replicas", index)(name)
+
+    def of(self, name: str, index: int) -> Callable[[str], Node | None]:
+        """Finds a key of one entry of a list; where it has no such key, the entry."""
+        entry = self.of_list(name, index)
+        return lambda key: None if entry is None else self._child(entry, key) or entry
 
     @staticmethod
     def _child(node: Node, name: str) -> Node | None:

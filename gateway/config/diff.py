@@ -44,7 +44,7 @@ def _changes(path: str, old: Any, new: Any) -> list[str]:
         return [f"{path}: {_policy(old)} → {_policy(new)}"]
     if isinstance(old, GpusConfig) or isinstance(new, GpusConfig):
         return [f"{path}: {_gpus(old)} → {_gpus(new)}"]
-    if isinstance(old, dict):  # environments hold passwords: no values
+    if path.endswith("env"):  # environments hold passwords: no values
         names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         return [f"{path}.{name}: {_was(old, new, name)}" for name in names]
     if isinstance(old, msgspec.Struct):
@@ -84,4 +84,6 @@ def _text(value: Any) -> str:
         return "not set"
     if isinstance(value, tuple):
         return "[" + ", ".join(map(str, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {content}" for name, content in value.items()) + "}"
     return f"{value:g}" if isinstance(value, float) else str(value)

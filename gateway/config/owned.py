@@ -12,6 +12,14 @@ from corral.gateway.config.patterns import ID_PATTERN, KEEP_ALIVE_PATTERN
 Split = Literal["layer", "row", "tensor"]
 Port = Annotated[int, Meta(ge=1024, le=65_000)]
 Restarts = Annotated[float, Meta(gt=0, le=86_400)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
+Pinned = Annotated[
+    tuple[ModelName, ...],
+    Meta(description="Models that are to be in its memory always; they are loaded when it is up."),
+]
+KeptOff = Annotated[
+    tuple[ModelName, ...], Meta(description="Models that it is never asked to run, though they may be in its store.")
+]
 
 OWNED: Final = "OLLAMA_HOST"
 """Set by Corral when the process starts: only then is the port known."""
@@ -56,6 +64,20 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ]
         | None
     ) = None
+    max_loaded: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=4096,
+                description="`OLLAMA_MAX_LOADED_MODELS`: models in its memory at most; left out: Ollama's own, three "
+                "per GPU.",
+            ),
+        ]
+        | None
+    ) = None
+    pin: Pinned = ()
+    keep_off: KeptOff = ()
     env: Annotated[dict[str, str], Meta(description="Environment of its Ollama, after everything else.")] = field(
         default_factory=dict
     )

@@ -17,6 +17,7 @@ from corral.gateway.config.patterns import ENV_NAME_PATTERN, PATTERN_WORDS
 from corral.gateway.config.problems import Problems, unknown_key
 from corral.gateway.config.schema import Address, PolicyConfig, ReplicaUrl
 from corral.gateway.config.tree import entries, plain
+from corral.model import normalise_model
 from corral.policies.catalogue import Complaint
 
 PARSERS: Mapping[type, Callable[[str], Any]] = MappingProxyType({Address: parse_address, ReplicaUrl: parse_replica_url})
@@ -24,6 +25,7 @@ MISSING = object()
 """Stands for a value that could not be read; its problem is already recorded."""
 
 _WORDS = {
+    "`int | object | null`": "a whole number, or one for each model",
     "`int | null`": "a whole number",
     "`int`": "a whole number",
     "`float`": "a number",
@@ -77,6 +79,8 @@ class Reader:
             return MISSING if text is MISSING else self.base / Path(text).expanduser()
         if get_origin(base) is dict:
             return self._env(node, path)
+        if isinstance(node, MappingNode) and (by_model := _by_model(base)) is not None:
+            return self._by_model(node, by_model, path)
         if base in PARSERS:
             return self._parsed(node, PARSERS[base], path)
         if isinstance(base, type) and issubclass(base, msgspec.Struct):
@@ -110,7 +114,7 @@ class Reader:
         )
         if self._complaints is not None and len(self.problems.found) == before:
             for complaint in self._complaints(policy):
-                self._complain(complaint, policy, found_keys.get(complaint.key, (node, node)), path)
+                self._complain(complaint, policy, _place(complaint.key, node), path)
         return policy
 
     def _gpus(self, node: Node, path: str) -> Any:
@@ -155,11 +159,23 @@ class Reader:
                 return self._fail(node, _join(path, name), "expected text or a number")
         return env
 
+    def _by_model(self, node: MappingNode, wanted: Any, path: str) -> Any:
+        """One value per model, under the one spelling of its name."""
+        values: dict[str, Any] = {}
+        spelled: dict[str, str] = {}
+        for name, (key, value) in entries(node, path, self.problems).items():
+            model = normalise_model(name)
+            if model in values:
+                text = f"{model} is given twice, as {spelled[model]} and {name}; remove one of them"
+                self.problems.add(key, _join(path, name), text)
+            values[model], spelled[model] = self.value(value, wanted, _join(path, name)), name
+        return MISSING if MISSING in values.values() else values
+
     def _complain(self, complaint: Complaint, policy: PolicyConfig, nodes: tuple[Node, Node], path: str) -> None:
         key, value = nodes
         text = complaint.text
         if text.startswith("Expected "):
-            text = f"{_in_words(text, value)}{_hint(policy.options.get(complaint.key), text, value)}"
+            text = f"{_in_words(text, value)}{_hint(_option(policy.options, complaint.key), text, value)}"
         where = f"{path}.{complaint.key}" if complaint.key else path
         self.problems.add(key if complaint.is_unknown else value, where, text)
 
@@ -198,6 +214,22 @@ class Reader:
         return MISSING
 
 
+def _place(key: str, node: Node) -> tuple[Node, Node]:
+    """The nodes of an option of the policy (``weights.memory`` is one within another), else of what it is in."""
+    found = (node, node)
+    for name in key.split("."):
+        _, inside = found
+        if isinstance(inside, MappingNode):
+            found = entries(inside, "", Problems("")).get(name, found)
+    return found
+
+
+def _option(options: object, key: str) -> object:
+    for name in key.split("."):
+        options = options.get(name) if isinstance(options, Mapping) else None
+    return options
+
+
 def _base(wanted: Any) -> Any:
     """The type itself, without its bounds and without ``| None``; unions of plain values stay as they are."""
     if get_origin(wanted) is Annotated:
@@ -207,6 +239,12 @@ def _base(wanted: Any) -> Any:
         if len(bases) == 1 and (bases[0] in (GpusConfig, Path) or get_origin(bases[0]) in (dict, tuple)):
             return bases[0]
     return wanted
+
+
+def _by_model(base: Any) -> Any:
+    """The type of one model's value, where a value for each model may stand instead of one for all; else None."""
+    parts = get_args(base) if get_origin(base) in (Union, UnionType) else ()
+    return next((get_args(part)[1] for part in parts if get_origin(part) is dict), None)
 
 
 def _choices(wanted: Any) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
 from corral.gateway.config.owned import (
     GpusConfig,
+    KeptOff,
     OllamaConfig,
+    Pinned,
     ReplicaLogsConfig,
     RestartConfig,
     WarmupConfig,
@@ -45,6 +47,7 @@ Host = Annotated[str, Meta(pattern=HOST_PATTERN)]
 Origin = Annotated[str, Meta(pattern=ORIGIN_PATTERN)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Interval = Annotated[float, Meta(ge=0.05, le=3_600)]
+Context = Annotated[int, Meta(ge=4, le=1 << 24)]
 
 
 class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +82,19 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         tuple[str, ...],
         Meta(description="The GPUs of this machine that it runs on, by index or UUID: so their readings are its."),
     ] = ()
+    max_loaded: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=4096,
+                description="Models in its memory at most (its OLLAMA_MAX_LOADED_MODELS); left out: as many as fit.",
+            ),
+        ]
+        | None
+    ) = None
+    pin: Pinned = ()
+    keep_off: KeptOff = ()
 
     def to_replica(self, gpu_uuids: tuple[str, ...] = ()) -> Replica:
         """``gpu_uuids``: what :attr:`gpus` stands for on this machine."""
@@ -90,6 +106,9 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             slots=self.slots,
             models=frozenset(map(normalise_model, self.models)) or None,
             gpus=gpu_uuids,
+            max_loaded=self.max_loaded,
+            pinned=frozenset(map(normalise_model, self.pin)),
+            kept_off=frozenset(map(normalise_model, self.keep_off)),
         )
 
 
@@ -121,6 +140,48 @@ class QueueConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         int, Meta(ge=1, le=1_000_000, description="Requests that may wait; one more is refused with 503.")
     ] = 512
     max_wait_s: Annotated[Seconds, Meta(description="How long a request may wait before it is refused with 503.")] = 300
+    order: Annotated[
+        Literal["fcfs", "wspt"],
+        Meta(
+            description="Who goes first of those of one class that wait for one model: `fcfs`, who came first; `wspt`, "
+            "who is predicted to take the shortest, but the sooner the longer it waits."
+        ),
+    ] = "fcfs"
+    fair: Annotated[
+        bool, Meta(description="Tenants (by API key, else by address) take turns, by the GPU time that they used.")
+    ] = True
+    quantum_s: Annotated[
+        Seconds, Meta(description="GPU time by which a tenant may be ahead of others before it goes after them.")
+    ] = 20
+    age_s: Annotated[
+        Seconds, Meta(description="A request comes up by one class for each such time that it has waited.")
+    ] = 30
+
+
+class CanonicaliseConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of requests that are made equal, since Ollama loads a model anew where they differ."""
+
+    num_ctx: Annotated[
+        Context | dict[str, Context] | None,
+        Meta(
+            description="Every request gets this context length in place of its own: one for all models, or one for "
+            "each model named; left out: requests keep their own."
+        ),
+    ] = None
+    """The names are normalised."""
+
+
+class PlacementConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which models the replicas hold in memory."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Corral has replicas load models and let go of them, and requests wait for one that does; "
+            "`false`: it leaves that to each Ollama."
+        ),
+    ] = True
+    canonicalise: CanonicaliseConfig = CanonicaliseConfig()
 
 
 class ProbesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,6 +266,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = Address("127.0.0.1", 11435)
     policy: PolicyConfig = PolicyConfig()
     queue: QueueConfig = QueueConfig()
+    placement: PlacementConfig = PlacementConfig()
     probes: ProbesConfig = ProbesConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -20,6 +20,9 @@ from corral.model import Gpu
 
 _PARALLEL = "OLLAMA_NUM_PARALLEL"
 _CONTEXT = "OLLAMA_CONTEXT_LENGTH"
+_MAX_LOADED = "OLLAMA_MAX_LOADED_MODELS"
+_LOADED_PER_GPU = 3
+"""Ollama's own: so many models it holds at most where nobody says otherwise, and on a CPU as many as on one GPU."""
 _NOT_OWNED = "Corral runs no Ollama of its own: the configuration lists replicas and no gpus."
 
 
@@ -89,6 +92,7 @@ class _Builder:
                 keep_alive=config.ollama.keep_alive,
                 takes_llama_args=self._takes_llama_args,
                 host_cache_bytes=self._host_cache(),
+                max_loaded=seat.max_loaded,
                 store=self._facts.store,
                 reserve_bytes=config.memory_reserve_bytes,
                 shares=shares,
@@ -103,7 +107,8 @@ class _Builder:
             weight, weight_why = seat.weight, f"weight {seat.weight:g}: {seat.key}.weight"
         slots, slots_why = self._said(seat, _PARALLEL, slots, "slots", slots_why)
         context, context_why = self._said(seat, _CONTEXT, self._context.length, "context", self._context.reason)
-        reasons = (*seat.reasons, context_why, slots_why, shares_why, weight_why if weight != 1 else "")
+        max_loaded, loaded_why = self._max_loaded(seat)
+        reasons = (*seat.reasons, context_why, slots_why, loaded_why, shares_why, weight_why if weight != 1 else "")
         return ReplicaPlan(
             id=seat.id,
             command=(self._facts.program.path if self._facts.program else config.ollama.binary, "serve"),
@@ -111,6 +116,9 @@ class _Builder:
             gpus=seat.gpus,
             models=frozenset(seat.models) or None,
             slots=slots,
+            max_loaded=max_loaded,
+            pinned=frozenset(seat.pinned),
+            kept_off=frozenset(seat.kept_off),
             context_length=context,
             weight=weight,
             cpus=place.cpus,
@@ -126,6 +134,13 @@ class _Builder:
                 is_number = text.isdecimal() and int(text) > 0
                 return (int(text), f"{what} {int(text)}: {key}.{name}") if is_number else (value, why)
         return value, why
+
+    def _max_loaded(self, seat: Seat) -> tuple[int, str]:
+        if seat.max_loaded is None:
+            default = _LOADED_PER_GPU * max(1, len(seat.gpus))
+            return self._said(seat, _MAX_LOADED, default, "models in memory at most", "")
+        why = f"models in memory at most {seat.max_loaded}: {seat.key}.max_loaded"
+        return self._said(seat, _MAX_LOADED, seat.max_loaded, "models in memory at most", why)
 
     def _models(self, seat: Seat) -> list[StoredModel]:
         found = [find_model(name, self._facts.models) for name in seat.sized_for]

@@ -30,6 +30,8 @@ class Setting:
     takes_llama_args: bool
     """llama.cpp's own variables reach the runner (Ollama 0.30 or newer)."""
     host_cache_bytes: int
+    max_loaded: int | None = None
+    """None: left to Ollama."""
     store: str | None = None
     reserve_bytes: int = 0
     shares: tuple[int, ...] = ()
@@ -52,6 +54,8 @@ def environment(setting: Setting) -> dict[str, str]:
         **_memory(setting),
         **_division(setting),
     }
+    if setting.max_loaded is not None:
+        env["OLLAMA_MAX_LOADED_MODELS"] = str(setting.max_loaded)
     if setting.store is not None:
         env["OLLAMA_MODELS"] = setting.store
     if setting.no_proxy is not None:

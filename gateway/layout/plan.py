@@ -67,6 +67,10 @@ class ReplicaPlan:
     models: frozenset[str] | None = None
     """See :attr:`corral.model.Replica.models`."""
     slots: int = 1
+    max_loaded: int | None = None
+    """See :attr:`corral.model.Replica.max_loaded`."""
+    pinned: frozenset[str] = frozenset()
+    kept_off: frozenset[str] = frozenset()
     context_length: int = 4096
     weight: float = 1.0
     cpus: tuple[int, ...] = ()

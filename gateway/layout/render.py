@@ -46,7 +46,10 @@ def _replica_json(replica: ReplicaPlan) -> dict[str, Any]:
         "env": shown_env(replica),
         "gpus": [gpu.uuid for gpu in replica.gpus],
         "models": None if replica.models is None else sorted(replica.models),
+        "pinned": sorted(replica.pinned),
+        "kept_off": sorted(replica.kept_off),
         "slots": replica.slots,
+        "max_loaded": replica.max_loaded,
         "context_length": replica.context_length,
         "weight": replica.weight,
         "cpus": list(replica.cpus),
@@ -163,6 +166,8 @@ def _common_lines(common: _Common) -> list[str]:
 def _replica_lines(replica: ReplicaPlan, machine: Machine, common: _Common) -> list[str]:
     where = machine.labels(replica.gpus) if replica.gpus else "the CPU"
     models = "" if replica.models is None else f", only {', '.join(sorted(replica.models))}"
+    models += f", always loaded: {', '.join(sorted(replica.pinned))}" if replica.pinned else ""
+    models += f", never: {', '.join(sorted(replica.kept_off))}" if replica.kept_off else ""
     own = {name: value for name, value in shown_env(replica).items() if common.env.get(name) != value}
     return [
         f"Replica {replica.id}: {where}{models}",

@@ -26,6 +26,10 @@ class Seat:
     sized_for: tuple[str, ...] = ()
     """Models it was made for, normalised."""
     slots: int | None = None
+    max_loaded: int | None = None
+    pinned: tuple[str, ...] = ()
+    """Normalised, as :attr:`kept_off`."""
+    kept_off: tuple[str, ...] = ()
     weight: float | None = None
     split: Split | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +89,9 @@ def _listed_seat(group: GroupConfig, gpus: tuple[Gpu, ...], key: str, machine: M
         models=models,
         sized_for=models,
         slots=group.slots,
+        max_loaded=group.max_loaded,
+        pinned=tuple(map(normalise_model, group.pin)),
+        kept_off=tuple(map(normalise_model, group.keep_off)),
         weight=group.weight,
         split=group.split,
         env=group.env,

@@ -64,8 +64,18 @@ class Surroundings:
 
     def replica(self, plan: ReplicaPlan) -> Replica:
         """Where it is, or will be."""
-        gpus = tuple(gpu.uuid for gpu in plan.gpus)
-        return Replica(plan.id, "127.0.0.1", self.ports.of(plan.id), plan.weight, plan.slots, plan.models, gpus)
+        return Replica(
+            id=plan.id,
+            host="127.0.0.1",
+            port=self.ports.of(plan.id),
+            weight=plan.weight,
+            slots=plan.slots,
+            models=plan.models,
+            gpus=tuple(gpu.uuid for gpu in plan.gpus),
+            max_loaded=plan.max_loaded,
+            pinned=plan.pinned,
+            kept_off=plan.kept_off,
+        )
 
     def warmup_models(self, plan: ReplicaPlan) -> list[str]:
         """Those of the models to be loaded at its start that it serves."""

@@ -6,29 +6,39 @@ Rules of this file:
    take it; until then it waits here, where it can still go anywhere.
 2. *Nothing that waits could be sent.* Whoever frees capacity or changes who may serve whom drains the lanes concerned,
    so a new request may be tried by itself without overtaking anyone.
-3. *First come, first served* within a lane, by the order of first arrival, also for requests that come back from a
-   failed attempt. One that finds no replica never holds up those behind it that do.
-4. The policy is foreign code: whatever it does, no request is lost by it.
+3. *In turn* within a lane, as ``waiting.py`` says, also for requests that come back from a failed attempt. One that
+   finds no replica never holds up those behind it that do.
+4. *Where the model is.* Under a policy that places models a request is sent only where its model is in memory; whether
+   to load it elsewhere is the placer's to decide, not the request's.
+5. The policy is foreign code: whatever it does, no request is lost by it.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from enum import Enum, auto
 from random import Random
 from typing import Generic, TypeVar
 
 from corral.errors import Refusal
 from corral.gateway.schedule.effects import Effect, RefreshTags, Refuse, Send
+from corral.gateway.schedule.forecast import Ask, Forecast
 from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.placement import Placer, Wanted
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
 from corral.gateway.schedule.ticket import Ticket
 from corral.gateway.schedule.waiting import STORE_LANE, Lane, QueueLimits, ServiceTime, Waiting, lane_of
-from corral.model import Decision, Policy, RequestKind
+from corral.model import Choice, Decision, Policy, ReplicaView, RequestKind, RouteRequest
 
 T = TypeVar("T", bound=Ticket)
 
 ASK_S = 2.0
 """A request whose model no replica is known to have waits this long at most for the replicas' lists of models."""
+
+
+REMEMBERED = 100
+"""So many of the last decisions can be explained."""
 
 
 class Placing(Enum):
@@ -46,64 +56,148 @@ class Dispatcher(Generic[T]):
     """Owns the queue and the leases. Methods add what they want done to ``effects``."""
 
     def __init__(self, roster: Roster[T], policy: Policy, limits: QueueLimits, rng: Random) -> None:
-        self.policy = policy
         self.policy_error: str | None = None
-        self.limits = limits
-        self.waiting: Waiting[T] = Waiting()
+        self.service = ServiceTime()
+        self.waiting: Waiting[T] = Waiting(limits, self.service)
+        self.forecast = Forecast()
+        self.placer: Placer[T] = Placer(roster, self.forecast)
+        self.choices: deque[Choice] = deque(maxlen=REMEMBERED)
         self.homes: dict[T, Member[T]] = {}
         """Where each ticket that holds a lease was sent."""
-        self.service = ServiceTime()
         self.stopping = False
+        self._was_placing = False
         self._roster = roster
         self._rng = rng
         self._asking: set[str] = set()
         """Lanes in which some wait for the replicas' lists of models."""
         self._asked_at_s: float | None = None
         """Since when an answer to :class:`RefreshTags` is awaited."""
+        self.use(policy)
+
+    def use(self, policy: Policy) -> None:
+        """Decide by another policy from now on."""
+        self.policy, self.policy_error = policy, None
+        self._predicts = bool(getattr(policy, "predicts", False))
+        self._places = bool(getattr(policy, "places", False))
+
+    @property
+    def limits(self) -> QueueLimits:
+        return self.waiting.limits
+
+    @property
+    def places(self) -> bool:
+        """Whether the gateway decides what is in the replicas' memory."""
+        return self._places and self.placer.is_enabled
 
     def admit(self, ticket: T, now_s: float, effects: list[Effect[T]]) -> None:
         """Send a new ticket, let it wait, or refuse it."""
+        request = ticket.request
+        key = lane_of(request)
+        if request.kind is RequestKind.INFERENCE and request.model is not None:
+            self.placer.arrived(key, now_s)
+            ticket.cost_s = self.forecast.service_s(self.forecast.ask(request))
         placing = self._place(ticket, now_s, effects)
         if placing is Placing.DONE:
             return
         if self.waiting.total >= self.limits.max_requests:
             self.refuse(ticket, Refusal.QUEUE_FULL, effects)
             return
-        self.waiting.add(ticket)
+        self.waiting.add(ticket, now_s)
         if placing is Placing.ASKING:
-            self._ask(lane_of(ticket.request), now_s, effects)
+            self._ask(key, now_s, effects)
+        else:
+            self._provide(key, now_s, effects)
 
     def readmit(self, ticket: T, now_s: float, effects: list[Effect[T]]) -> None:
         """Put a ticket whose attempt failed back to its place; a full queue is no reason to refuse it."""
-        self.waiting.add(ticket)
+        self.waiting.add(ticket, now_s)
         self.drain(lane_of(ticket.request), now_s, effects)
         if ticket.queued and self.stopping:
             self.refuse(ticket, Refusal.STOPPING, effects)
 
     def drain(self, key: str, now_s: float, effects: list[Effect[T]]) -> None:
-        """Place those in one lane that can be placed now, first come first."""
+        """Place those in one lane that can be placed now, in turn."""
         lane = self.waiting.lanes.get(key)
         if lane is None:
             return
-        stuck = Placing.DONE
-        for ticket in tuple(lane.tickets):
-            odd = Lane.is_odd(ticket)
-            if stuck is Placing.BUSY and not odd:
-                if not lane.odd:
-                    break
-                continue
+        while (ticket := self.waiting.next_of(key, now_s)) is not None:
             placing = self._place(ticket, now_s, effects)
             if placing is Placing.DONE:
-                self.waiting.remove(ticket)
+                self._leave(ticket)
                 continue
             if placing is Placing.ASKING:
                 self._ask(key, now_s, effects)
-            if not odd:
+            break
+        if lane.odd and len(lane.tickets):
+            self._drain_odd(key, now_s, effects)
+        self._provide(key, now_s, effects)
+
+    def _drain_odd(self, key: str, now_s: float, effects: list[Effect[T]]) -> None:
+        """Those that may find a replica where the first of the lane finds none."""
+        stuck = Placing.DONE
+        for ticket in self.waiting.in_turn(key, now_s):
+            odd = Lane.is_odd(ticket)
+            if stuck is Placing.BUSY and not odd:
+                continue
+            placing = self._place(ticket, now_s, effects)
+            if placing is Placing.DONE:
+                self._leave(ticket)
+            elif placing is Placing.ASKING:
+                self._ask(key, now_s, effects)
+            if placing is not Placing.DONE and not odd:
                 stuck = placing
+
+    def _leave(self, ticket: T) -> None:
+        """It was refused; who was sent has left already."""
+        if ticket.queued:
+            self.waiting.remove(ticket)
+
+    def _provide(self, key: str, now_s: float, effects: list[Effect[T]]) -> None:
+        """Have the placer see to those that still wait in the lane."""
+        lane = self.waiting.lanes.get(key)
+        if lane is None or not self.places or not self.placer.is_due(key, now_s) or self.stopping:
+            return
+        ticket = self.waiting.next_of(key, now_s)
+        if ticket is None or ticket.request.kind is not RequestKind.INFERENCE or ticket.request.model is None:
+            return
+        request, model = ticket.request, ticket.request.model
+        serving = [member for member in self._roster.serving(ticket) or () if member.places(model)]
+        if not serving:
+            return
+        oldest_s = min(ticket.arrived_at_s for ticket in lane.tickets)
+        wanted = Wanted(key, model, request.signature, len(lane.tickets), now_s - oldest_s)
+        self.placer.provide(wanted, serving, now_s, effects)
+
+    def drain_beside(self, request: RouteRequest, now_s: float, effects: list[Effect[T]]) -> None:
+        """Those in the lane of a request that ended, and in those of the same model with other options: they share its
+        slots, so whose first has waited longest goes first."""
+        lanes, own = self.waiting.lanes, lane_of(request)
+        if len(lanes) <= (own in lanes) or request.model is None or own == STORE_LANE:
+            self.drain(own, now_s, effects)
+            return
+        model, others = request.model, f"{request.model} "
+        keys = [key for key in lanes if key == model or key.startswith(others)]
+        for key in sorted(keys, key=lambda key: lanes[key].tickets[0].sequence):
+            self.drain(key, now_s, effects)
 
     def drain_all(self, now_s: float, effects: list[Effect[T]]) -> None:
         for key in tuple(self.waiting.lanes):
             self.drain(key, now_s, effects)
+
+    def look_at_memory(self, now_s: float, effects: list[Effect[T]]) -> None:
+        """Some times a second: what is asked for, what must be loaded, and what nobody waits for any more."""
+        self.placer.forget_old(now_s)
+        if not self.places or self.stopping:
+            self.placer.give_up_unwanted(set())
+            if self._was_placing:  # what is in memory decides no more
+                self._was_placing = False
+                self.drain_all(now_s, effects)
+            return
+        self._was_placing = True
+        self.placer.give_up_unwanted(set(self.waiting.lanes))
+        self.placer.go_on_everywhere(now_s, effects)
+        self.placer.pin(now_s, effects)
+        self.drain_all(now_s, effects)
 
     def settle_asking(self, now_s: float, effects: list[Effect[T]]) -> None:
         """Go on with those for whom the replicas' lists are in, or late."""
@@ -143,34 +237,76 @@ class Dispatcher(Generic[T]):
             return Placing.DONE
         request = ticket.request
         if request.kind is RequestKind.INFERENCE:
-            model = request.model
-            serving = [
-                member
-                for member in serving
-                if model is None or member.inflight.get(model, 0) < member.slots or member.has_room(model)
-            ]
-            if not serving:
+            free = self._free(ticket, serving, now_s)
+            if not free:
                 return Placing.BUSY
+            serving = free
         elif request.kind is RequestKind.STORE and self._roster.store_ticket is not None:
             return Placing.BUSY
         self._send(ticket, serving, now_s, effects)
         return Placing.DONE
 
+    def _free(self, ticket: T, serving: Sequence[Member[T]], now_s: float) -> list[Member[T]]:
+        """Those with a free slot that hold the model, as far as that counts and is known."""
+        request = ticket.request
+        model = request.model
+        if model is None:
+            return list(serving)
+        if not self.places:
+            return [member for member in serving if member.has_room(model)]
+        signature = request.signature
+        free = []
+        for member in serving:
+            if member.may_have(model, signature) and member.has_room(model):
+                free.append(member)
+        if free or not any(member.memory.failed for member in serving):
+            return free
+        return self._those_that_failed(ticket, serving, now_s)
+
+    def _those_that_failed(self, ticket: T, serving: Sequence[Member[T]], now_s: float) -> list[Member[T]]:
+        """Where it can be loaded nowhere, whoever asks is sent all the same: then Ollama itself says why."""
+        model, signature = ticket.request.model or "", ticket.request.signature
+        for member in serving:
+            swap = member.memory.swap
+            if member.memory.holds(model, signature) or (swap is not None and swap.model == model):
+                return []
+            if not member.memory.is_failed(ticket.request.key, now_s):
+                return []
+        return [member for member in serving if member.has_room(model)]
+
     def _send(self, ticket: T, free: list[Member[T]], now_s: float, effects: list[Effect[T]]) -> None:
-        member, decision = self._choose(ticket, free)
+        ask = None
+        request = ticket.request
+        if request.kind is RequestKind.INFERENCE and request.model is not None:
+            ask = self.forecast.ask(request)
+        views = self._views(ask, request.model, free, now_s)
+        member, decision = self._choose(ticket, free, views)
+        self.choices.append(
+            Choice(now_s, request.model, request.kind, now_s - ticket.arrived_at_s, decision, tuple(views))
+        )
         lease = self._roster.lease(member, ticket, now_s)
+        if ask is not None and lease.key is not None:
+            self.forecast.sent(member, lease, ask, decision.predicted, now_s)
         self.homes[ticket] = member
+        self.waiting.sent(ticket)
         ticket.lease, ticket.decision, ticket.asked = lease, decision, True
         effects.append(Send(ticket, lease, decision))
 
-    def _choose(self, ticket: T, free: list[Member[T]]) -> tuple[Member[T], Decision]:
+    def _views(self, ask: Ask | None, model: str | None, free: Sequence[Member[T]], now_s: float) -> list[ReplicaView]:
+        """With predictions where the policy asks for them and the key is known, for all of them or for none."""
+        if ask is None or not self._predicts or not self.forecast.knows(ask.key):
+            return [member.view(model) for member in free]
+        predict = self.forecast.predict
+        return [member.view(model, predict(member, ask, now_s)) for member in free]
+
+    def _choose(self, ticket: T, free: list[Member[T]], views: list[ReplicaView]) -> tuple[Member[T], Decision]:
         request = ticket.request
         if request.kind in LEADER_KINDS:
             return free[0], Decision(free[0].id, "leader")
-        model = request.model
         problem = ""
+        member: Member[T] | None
         try:
-            decision = self.policy.choose(request, [member.view(model) for member in free], self._rng)
+            decision = self.policy.choose(request, views, self._rng)
             member = self._roster.members.get(decision.replica_id)
             if member not in free:
                 member, problem = None, f"chose {decision.replica_id!r}, which it was not offered"
@@ -180,9 +316,9 @@ class Dispatcher(Generic[T]):
             self.policy_error = problem
             member = self._rng.choice(free)
             decision = Decision(member.id, "policy failed")
-        if member.shut:
-            decision = Decision(member.id, "last resort")
-        return member, decision
+        reason = "last resort" if member.shut else decision.reason
+        predicted = views[free.index(member)].predicted
+        return member, Decision(member.id, reason, predicted)
 
     def _is_answered(self, asked_at_s: float, now_s: float) -> bool:
         """Whether every usable replica's list was read since then, or it has been awaited long enough."""
@@ -199,5 +335,5 @@ class Dispatcher(Generic[T]):
         key = lane_of(ticket.request)
         ahead = len(self.waiting.lanes[key].tickets) if key in self.waiting.lanes else 0
         serving = self._roster.serving(ticket) or self._roster.usable()
-        slots = 1 if key == STORE_LANE else sum(member.slots for member in serving)
+        slots = 1 if key == STORE_LANE else sum(member.slots_of(ticket.request.model or "") for member in serving)
         return self.service.retry_after_s(ahead, slots)

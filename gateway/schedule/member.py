@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from corral.gateway.schedule.health import Change, HealthRecord, HealthRules
+from corral.gateway.schedule.memory import Memory
+from corral.gateway.schedule.slots import SlotFinder
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.model import Health, Hold, OllamaSample, Replica, ReplicaState, ReplicaView
+from corral.model import GpuLoad, Health, Hold, OllamaSample, Prediction, Replica, ReplicaState, ReplicaView
 
 T = TypeVar("T", bound=Ticket)
 
@@ -40,74 +42,217 @@ class Member(Generic[T]):
         self.remote: frozenset[str] = frozenset()
         self.installed_at_s: float | None = None
         """When the reading of :attr:`installed` began; None: never read, it may have anything."""
-        self._loaded: frozenset[str] = frozenset()
-        self._loaded_at_s: float | None = None
+        self.memory = Memory()
+        self.gpu: GpuLoad | None = None
+        self.decoding = 0
+        """Requests whose answer has begun."""
+        self._decode_s = 0.0
+        """What their answers were predicted to take, added up."""
+        self._pending_s = 0.0
+        """What the prompts of the others were predicted to take, added up."""
+        self._pending_since_s = 0.0
+        """Since when the first of these is being worked off."""
+        self._areas: dict[str, float] = {}
+        """By model in flight: its requests, integrated over time."""
+        self._area = 0.0
+        """The models in flight, integrated over time."""
+        self._area_at_s = 0.0
+        self._found_slots: dict[str, SlotFinder] = {}
+        self.left: list[str] = []
+        """Models that left its memory since the scheduler last looked."""
         self._sampled_at_s: float | None = None
         self._view: ReplicaView | None = None
         self._view_model: str | None = None
 
     def reconfigure(self, replica: Replica) -> None:
         self.replica, self.slots, self._view = replica, replica.slots or 1, None
+        swap = self.memory.swap
+        if swap is not None and not swap.is_begun and swap.model in replica.kept_off:
+            self.memory.swap = None
+
+    def slots_of(self, model: str) -> int:
+        """How many requests for it are served at once: as configured, or as was found out."""
+        if self.replica.slots is not None:
+            return self.replica.slots
+        found = self._found_slots.get(model)
+        return 1 if found is None else found.slots
+
+    def found_slots(self, lease: Lease, queued_s: float, now_s: float) -> bool:
+        """A request told how long it waited inside the replica; True: there are more or fewer slots than thought."""
+        model = lease.key
+        if self.replica.slots is not None or model is None:
+            return False
+        found = self._found_slots.get(model)
+        if found is None:
+            found = self._found_slots[model] = SlotFinder()
+        return found.observe(lease.inflight, queued_s, now_s - lease.sent_at_s, now_s)
+
+    def may_have(self, model: str, signature: str) -> bool:
+        """Whether a request for it may be sent, under a policy that places models: it is in memory, or that is not
+        known, or it is not the replica's to run, so that Ollama itself answers at once."""
+        memory = self.memory
+        if memory.holds(model, signature):
+            return True
+        return not (self.places(model) or memory.is_changing(model))
+
+    def places(self, model: str) -> bool:
+        """Whether it is known that the replica has the model, and whether that is in memory now."""
+        return self.memory.is_known and model in self.installed and model not in self.remote
 
     def has_room(self, model: str | None) -> bool:
         """Whether a slot is free for ``model``; a request without a model needs none."""
-        return model is None or self.inflight.get(model, 0) < self.slots
+        return model is None or self.inflight.get(model, 0) < self.slots_of(model)
 
     def lease(self, ticket: T, model: str | None, now_s: float) -> Lease:
         """Count the ticket in. ``model`` is the one it runs, None if none; a stub of a cloud model runs elsewhere."""
         key = None if model is None or model in self.remote else model
         lease = self.leases[ticket] = Lease(self.replica, ticket, key, now_s)
         if key is not None:
-            self.inflight[key] = self.inflight.get(key, 0) + 1
+            self._account(now_s)
+            count = self.inflight.get(key, 0) + 1
+            self.inflight[key] = lease.inflight = count
             self.taken += 1
+            if count == 1:
+                self._areas[key] = 0.0
+            lease.models_at_start = float(len(self.inflight))
+            if key in self.installed or self.installed_at_s is None:  # others are names that a client made up
+                self.memory.use(key, ticket.request.signature, now_s)
         self._view = None
         return lease
 
-    def release(self, ticket: T) -> Lease:
+    def predicted(self, lease: Lease, prediction: Prediction, now_s: float) -> None:
+        """What the request that was just counted in is thought to take."""
+        lease.predicted = prediction
+        lease.waited_at_start_s = prediction.wait_s
+        if lease.key is not None:
+            if self._pending_s <= 0.0:
+                self._pending_s, self._pending_since_s = 0.0, now_s
+            self._pending_s += prediction.prefill_s
+
+    def committed(self, lease: Lease, now_s: float) -> None:
+        """Its answer begins."""
+        lease.committed, lease.first_at_s = True, now_s
+        if lease.key is None:
+            return
+        self._account(now_s)
+        self.decoding += 1
+        lease.mark = (now_s, self._area, self._areas.get(lease.key, 0.0))
+        if lease.predicted is not None:
+            self._pending_s -= lease.predicted.prefill_s
+            self._pending_since_s = now_s
+            self._decode_s += lease.predicted.decode_s
+
+    def release(self, ticket: T, now_s: float) -> Lease:
         lease = self.leases.pop(ticket)
         key = lease.key
         if key is not None:
+            self._account(now_s)
             count = self.inflight[key] - 1
             if count:
                 self.inflight[key] = count
             else:
-                del self.inflight[key]
+                del self.inflight[key], self._areas[key]
             self.taken -= 1
+            self.memory.served(key, now_s - lease.sent_at_s, now_s)
+            if not count and not self.memory.is_known:
+                self.memory.models.pop(key, None)
+            self._uncount(lease)
         self._view = None
         return lease
 
-    def view(self, model: str | None) -> ReplicaView:
+    def _uncount(self, lease: Lease) -> None:
+        predicted = lease.predicted
+        if lease.committed:
+            self.decoding -= 1
+            self._decode_s -= predicted.decode_s if predicted is not None else 0.0
+        elif predicted is not None:
+            self._pending_s -= predicted.prefill_s
+        if not self.taken:  # no rounding error outlives its cause
+            self._pending_s = self._decode_s = 0.0
+
+    def _account(self, now_s: float) -> None:
+        passed_s = now_s - self._area_at_s
+        if passed_s > 0:
+            self._area_at_s = now_s
+            self._area += passed_s * len(self.inflight)
+            for model, count in self.inflight.items():
+                self._areas[model] += passed_s * count
+
+    def company(self, lease: Lease, now_s: float) -> tuple[float, float]:
+        """Since its answer began, on average: (models at work there, its own among them; streams of its own model beside
+        it). It must still be counted in."""
+        if lease.mark is None or lease.key is None or now_s <= lease.mark[0]:
+            return 1.0, 0.0
+        self._account(now_s)
+        since_s, area, own = lease.mark
+        passed_s = now_s - since_s
+        return (self._area - area) / passed_s, max(0.0, (self._areas[lease.key] - own) / passed_s - 1.0)
+
+    def pending_s(self, now_s: float) -> float:
+        """Until the prompts that it has not worked off are done."""
+        left_s = self._pending_s - (now_s - self._pending_since_s)
+        return left_s if left_s > 0.0 and self.taken > self.decoding else 0.0
+
+    @property
+    def rest_s(self) -> float:
+        """What one more model at work there costs the answers that are being made."""
+        return self._decode_s / len(self.inflight) if self.inflight else 0.0
+
+    def gpu_read(self, load: GpuLoad | None) -> None:
+        self.gpu, self._view = load, None
+
+    def derate(self, slowdown: float) -> float:
+        """The slowdown that the GPU reports."""
+        return slowdown
+
+    def view(self, model: str | None, predicted: Prediction | None = None) -> ReplicaView:
         """What a policy may know of it now, for a request for ``model``."""
         view = self._view
-        if view is None or self._view_model != model:
-            loaded = None if self._loaded_at_s is None else self._loaded.union(self.inflight)
+        if view is None or self._view_model != model or predicted is not None:
+            loaded = frozenset(self.memory.models) if self.memory.is_known else None
             held = 0 if model is None else self.inflight.get(model, 0)
-            view = ReplicaView(self.id, self.replica.weight, self.slots, self.taken, held, loaded, self.turn)
-            self._view, self._view_model = view, model
+            slots = self.slots if model is None else self.slots_of(model)
+            view = ReplicaView(
+                self.id, self.replica.weight, slots, self.taken, held, loaded, self.turn, self.gpu, predicted
+            )
+            self._view, self._view_model = (None, None) if predicted is not None else (view, model)
         return view
 
-    def sampled(self, sample: OllamaSample) -> bool:
-        """Take in a reading; True: which models are installed changed. A part that is None leaves the last standing."""
+    def sampled(self, sample: OllamaSample, now_s: float) -> bool:
+        """Take in a reading; True: which models are installed or in memory changed. A part that is None leaves the last
+        standing."""
         taken_s = sample.taken_at_s
         self._sampled_at_s = taken_s if self._sampled_at_s is None else max(taken_s, self._sampled_at_s)
         self.version = sample.version or self.version
-        if sample.loaded is not None and (self._loaded_at_s is None or taken_s >= self._loaded_at_s):
-            loaded = frozenset(model.name for model in sample.loaded)
-            if self._loaded_at_s is None or loaded != self._loaded:
-                self._view = None
-            self._loaded, self._loaded_at_s = loaded, taken_s
+        changed = self._read_loaded(sample, now_s)
         if sample.installed is None or (self.installed_at_s is not None and taken_s < self.installed_at_s):
-            return False
+            return changed
         installed = frozenset(model.name for model in sample.installed)
         remote = frozenset(model.name for model in sample.installed if model.remote)
-        changed = self.installed_at_s is None or (installed, remote) != (self.installed, self.remote)
+        changed |= self.installed_at_s is None or (installed, remote) != (self.installed, self.remote)
         self.installed, self.remote, self.installed_at_s = installed, remote, taken_s
         return changed
 
-    def forget_old(self, now_s: float) -> None:
-        """Drop what was read too long ago to compare replicas by."""
-        if self._loaded_at_s is not None and now_s - self._loaded_at_s > LOADED_FRESH_S:
-            self._loaded, self._loaded_at_s, self._view = frozenset(), None, None
+    def _read_loaded(self, sample: OllamaSample, now_s: float) -> bool:
+        memory = self.memory
+        if sample.loaded is None or (memory.read_at_s is not None and sample.taken_at_s < memory.read_at_s):
+            return False
+        before, was_known = set(memory.models), memory.is_known
+        self.left += memory.read(sample.loaded, self.inflight, sample.taken_at_s, now_s)
+        if was_known and before == set(memory.models):
+            return False
+        self._view = None
+        return True
+
+    def forget_old(self, now_s: float) -> bool:
+        """Drop what was read too long ago to compare replicas by; True: something was."""
+        read_s = self.memory.read_at_s
+        self.memory.forget_limits(now_s)
+        if read_s is None or now_s - read_s <= LOADED_FRESH_S:
+            return False
+        self.memory.forget(self.inflight)
+        self._view = None
+        return True
 
     def trial(self) -> Change | None:
         """It is back in rotation once the one request that it is tried with is being answered."""
@@ -127,7 +272,7 @@ class Member(Generic[T]):
             inflight_by_model=dict(self.inflight),
             version=self.version,
             installed=None if self.installed_at_s is None else tuple(sorted(self.installed)),
-            loaded=None if self._loaded_at_s is None else tuple(sorted(self._loaded)),
+            loaded=tuple(sorted(self.memory.models)) if self.memory.is_known else None,
             sample_age_s=None if self._sampled_at_s is None else max(0.0, now_s - self._sampled_at_s),
             models=None if self.replica.models is None else tuple(sorted(self.replica.models)),
             gpus=self.replica.gpus,
@@ -139,7 +284,8 @@ class Member(Generic[T]):
         if before is not None and hold is None:  # another process answers now: what was seen of the last one is past
             self.health = HealthRecord(self._rules)
             self.probation, self.shut = None, False
-            self._loaded, self._loaded_at_s, self._view = frozenset(), None, None
+            self.memory, self._view = Memory(), None
+            self._found_slots = {}
         return before != hold
 
     @property

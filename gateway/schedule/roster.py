@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from corral.gateway.schedule.health import HealthRules
 from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.memory import Memory
 from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.model import Health, Hold, Replica, RequestKind
 
@@ -35,6 +36,7 @@ class Roster(Generic[T]):
         """By id: a replica may be held before it is there; a hold ends with its replica."""
         self._listed: frozenset[str] = frozenset()
         """Models that some member lists as its own."""
+        self._any_kept_off = False
 
     def set_replicas(self, replicas: Sequence[Replica]) -> None:
         """Take over a new list; a replica whose address did not change keeps its leases and what is known of it."""
@@ -43,7 +45,10 @@ class Roster(Generic[T]):
             self._holds.pop(gone, None)
         self.members = {replica.id: self._member(known.pop(replica.id, None), replica) for replica in replicas}
         self._leaving = {member.id: member for member in known.values() if member.leases}
+        for member in self._leaving.values():
+            member.memory = Memory()  # nobody tells it any more what becomes of a change
         self._listed = frozenset().union(*(replica.models or () for replica in replicas))
+        self._any_kept_off = any(replica.kept_off for replica in replicas)
         self.refresh()
 
     def hold(self, replica_id: str, hold: Hold | None) -> bool:
@@ -94,7 +99,8 @@ class Roster(Generic[T]):
         2. Of these, the ones known to have the model. If none is: ask; after that it may be on those whose list
            could not be read, or, if there are none, anywhere: then Ollama itself says that it is not found. Where the
            only ones that have it are down or drained, nobody can serve it.
-        3. Where replicas list models as their own: for such a model only they, for any other only the others.
+        3. Where replicas list models as their own: for such a model only they, for any other only the others. None that
+           it is kept off.
         4. Without those that failed the ticket.
         5. Of these, the ones not ejected; if there are none, the ejected ones (last resort).
         """
@@ -111,7 +117,7 @@ class Roster(Generic[T]):
                 if pool and not ticket.asked:
                     return None
                 pool = self._who_else(model)
-        if self._listed and kind is RequestKind.INFERENCE:
+        if (self._listed or self._any_kept_off) and kind is RequestKind.INFERENCE:
             pool = [member for member in pool if self._takes(member, model)]
         if ticket.excluded:
             pool = [member for member in pool if member.id not in ticket.excluded]
@@ -135,7 +141,9 @@ class Roster(Generic[T]):
 
     def _takes(self, member: Member[T], model: str | None) -> bool:
         own = member.replica.models
-        return model is None or (model in own if own is not None else model not in self._listed)
+        if model is None:
+            return True
+        return model not in member.replica.kept_off and (model in own if own is not None else model not in self._listed)
 
     def _find(self, model: str) -> list[Member[T]]:
         having = [member for member in self._usable if model in member.installed]
@@ -173,8 +181,8 @@ class Roster(Generic[T]):
             self.refresh()
         return lease
 
-    def release(self, member: Member[T], ticket: T) -> Lease:
-        lease = member.release(ticket)
+    def release(self, member: Member[T], ticket: T, now_s: float) -> Lease:
+        lease = member.release(ticket, now_s)
         if self.store_ticket is ticket:
             self.store_ticket = self._store_leader = None
         if member.probation is ticket:

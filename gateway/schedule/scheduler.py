@@ -22,7 +22,7 @@ from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, Re
 from corral.gateway.schedule.health import Change, HealthRules
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
-from corral.gateway.schedule.ticket import Ticket
+from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.gateway.schedule.waiting import QueueLimits, lane_of
 from corral.model import (
     Choice,
@@ -59,6 +59,8 @@ class Scheduler(Generic[T]):
         self._policy_name = policy_name
         self._roster: Roster[T] = Roster(rules)
         self._dispatcher = Dispatcher(self._roster, policy, limits, rng)
+        self._forecast = self._dispatcher.forecast
+        self._placer = self._dispatcher.placer
         self._sequence = 0
 
     def __repr__(self) -> str:
@@ -105,19 +107,31 @@ class Scheduler(Generic[T]):
 
     def set_policy(self, policy: Policy, name: str) -> None:
         self._policy_name = name
-        self._dispatcher.policy, self._dispatcher.policy_error = policy, None
+        self._dispatcher.use(policy)
 
     def set_limits(self, limits: QueueLimits, now_s: float) -> list[Effect[T]]:
         """Those that wait already keep their places where the queue gets shorter, but not where the wait does."""
         effects: list[Effect[T]] = []
-        self._dispatcher.limits = limits
+        self._dispatcher.waiting.use(limits)
         self._dispatcher.expire(now_s, effects)
         return effects
 
     def set_replicas(self, replicas: Sequence[Replica], now_s: float) -> list[Effect[T]]:
         """Take over a new list. Removed ones get nothing new and their leases finish; a new address, a new replica."""
         effects: list[Effect[T]] = []
+        known = {member.id: member for member in self._roster.members.values()}
         self._roster.set_replicas(replicas)
+        self._forecast.use({replica.id: replica.weight for replica in replicas})
+        for member in known.values():
+            if self._roster.members.get(member.id) is not member:
+                self._forecast.forget(member.id)
+        self._dispatcher.drain_all(now_s, effects)
+        return effects
+
+    def set_placement(self, enabled: bool, now_s: float) -> list[Effect[T]]:
+        """Whether the gateway decides what is in the replicas' memory, where the policy wants it to."""
+        effects: list[Effect[T]] = []
+        self._dispatcher.placer.is_enabled = enabled
         self._dispatcher.drain_all(now_s, effects)
         return effects
 
@@ -139,6 +153,7 @@ class Scheduler(Generic[T]):
         """
         effects: list[Effect[T]] = []
         if self._roster.hold(replica_id, hold):
+            self._forecast.prefixes.forget(replica_id)
             self._dispatcher.drain_all(now_s, effects)
         return effects
 
@@ -172,7 +187,7 @@ class Scheduler(Generic[T]):
     def first_byte(self, ticket: T, now_s: float) -> None:
         """The commit point: from now on the request is not retried."""
         member = self._home(ticket)
-        member.leases[ticket].committed = True
+        member.committed(member.leases[ticket], now_s)
         member.health.heard(now_s)
 
     def finish(self, ticket: T, now_s: float, *, ok: bool, figures: Figures | None = None) -> list[Effect[T]]:
@@ -182,7 +197,7 @@ class Scheduler(Generic[T]):
         if ok:
             change = member.health.request_answered(lease.sent_at_s, now_s)
             if lease.key is not None:
-                self._dispatcher.service.observe(now_s - lease.sent_at_s)
+                self._learn(member, lease, figures or Figures(), now_s)
         else:
             change = self._blame(member, lease.sent_at_s, now_s, "the stream broke")
         effects: list[Effect[T]] = [RefreshTags()] if ticket.request.kind is RequestKind.STORE else []
@@ -245,7 +260,11 @@ class Scheduler(Generic[T]):
         """A reading came in. Only one that lists the installed models answers a :class:`RefreshTags`."""
         member = self._roster.members.get(sample.replica_id)
         effects: list[Effect[T]] = []
-        if member is not None and member.sampled(sample):
+        for model in sample.installed or ():
+            if model.size_bytes:
+                self._forecast.costs.know_size(model.name, model.size_bytes)
+        if member is not None and member.sampled(sample, now_s):
+            self._forget_left(member)
             self._roster.refresh()
             self._dispatcher.drain_all(now_s, effects)
         if sample.installed is not None:
@@ -253,28 +272,40 @@ class Scheduler(Generic[T]):
         return effects
 
     def load_ended(self, replica_id: str, number: int, now_s: float, *, ok: bool) -> list[Effect[T]]:
-        """What :class:`Load` asked for is done, or failed."""
-        return []
+        """What :class:`Load` asked for is done, or failed. Of an older change, or of a replica that is gone: nothing."""
+        member = self._roster.members.get(replica_id)
+        effects: list[Effect[T]] = []
+        if member is not None and self._placer.load_ended(member, number, now_s, ok=ok):
+            self._dispatcher.drain_all(now_s, effects)
+        return effects
 
     def unload_ended(self, replica_id: str, number: int, now_s: float, *, ok: bool) -> list[Effect[T]]:
         """What :class:`Unload` asked for is done; not ok: the model is still in memory, or nobody knows."""
-        return []
+        member = self._roster.members.get(replica_id)
+        effects: list[Effect[T]] = []
+        if member is not None and self._placer.unload_ended(member, number, now_s, effects, ok=ok):
+            self._dispatcher.drain_all(now_s, effects)
+        return effects
 
     def gpu_loaded(self, replica_id: str, load: GpuLoad | None, now_s: float) -> list[Effect[T]]:
         """What the GPUs of a replica say now; None: nothing is known any more."""
+        member = self._roster.members.get(replica_id)
+        if member is not None:
+            member.gpu_read(load)
         return []
 
     def explain(self) -> tuple[Choice, ...]:
         """The last decisions, the latest last."""
-        return ()
+        return tuple(self._dispatcher.choices)
 
     def tick(self, now_s: float) -> list[Effect[T]]:
         """Let time pass, some times a second: ejections end, lists are awaited no longer, requests wait too long."""
         effects: list[Effect[T]] = []
         settled = False
         for member in self._roster.members.values():
-            member.forget_old(now_s)
+            settled |= member.forget_old(now_s)
             settled |= self._settle(member, member.trial(), now_s, effects)
+        self._dispatcher.look_at_memory(now_s, effects)
         if settled:
             self._dispatcher.drain_all(now_s, effects)
         self._dispatcher.settle_asking(now_s, effects)
@@ -288,6 +319,22 @@ class Scheduler(Generic[T]):
         if member is None:
             raise CorralError(f"holds no lease: {ticket!r}")
         return member
+
+    def _learn(self, member: Member[T], lease: Lease, figures: Figures, now_s: float) -> None:
+        self._dispatcher.service.observe(now_s - lease.sent_at_s)
+        if self._roster.members.get(member.id) is not member:
+            return  # another one has its name, or none
+        self._forecast.ended(member, lease, figures, now_s)
+        if figures.queued_s is not None:
+            member.found_slots(lease, figures.queued_s, now_s)
+
+    def _forget_left(self, member: Member[T]) -> None:
+        """What left its memory took its caches with it."""
+        for model in member.left:
+            for key in self._forecast.prefixes.keys_of(member.id):
+                if key.partition(" ")[0] == model:
+                    self._forecast.prefixes.left(member.id, key)
+        member.left.clear()
 
     def _blame(self, member: Member[T], sent_at_s: float, now_s: float, reason: str) -> Change | None:
         may_eject = self._roster.may_eject(member)
@@ -304,16 +351,19 @@ class Scheduler(Generic[T]):
         readmit: bool = False,
     ) -> None:
         """Give the lease back, tell what it changed, and let those go who waited for it."""
-        self._roster.release(member, ticket)
+        lease = self._roster.release(member, ticket, now_s)
         del self._dispatcher.homes[ticket]
         ticket.lease = None
+        self._dispatcher.waiting.ended(ticket, self._forecast.charge_s(lease, now_s))
+        if member.memory.swap is not None and not self._dispatcher.stopping:
+            self._placer.go_on(member, now_s, effects)
         settled = self._settle(member, change, now_s, effects)
         if readmit:
             self._dispatcher.readmit(ticket, now_s, effects)
         if settled:
             self._dispatcher.drain_all(now_s, effects)
         elif self._dispatcher.waiting.total and not readmit:
-            self._dispatcher.drain(lane_of(ticket.request), now_s, effects)
+            self._dispatcher.drain_beside(ticket.request, now_s, effects)
 
     def _settle(self, member: Member[T], change: Change | None, now_s: float, effects: list[Effect[T]]) -> bool:
         """Make a flip of health known and take its consequences; True: who may serve whom has changed."""

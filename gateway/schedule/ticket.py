@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from corral.model import Decision, Replica, RouteRequest
+from typing import TYPE_CHECKING
+
+from corral.model import Decision, Prediction, Replica, RouteRequest
+
+if TYPE_CHECKING:
+    from corral.gateway.schedule.forecast import Ask
 
 
 class Ticket:
@@ -55,7 +60,21 @@ class Ticket:
 class Lease:
     """One slot of one replica, or only a place in its count; held until the response *body* ends."""
 
-    __slots__ = ("committed", "key", "replica", "sent_at_s", "ticket")
+    __slots__ = (
+        "ask",
+        "cached_tokens",
+        "committed",
+        "first_at_s",
+        "inflight",
+        "key",
+        "mark",
+        "models_at_start",
+        "predicted",
+        "replica",
+        "sent_at_s",
+        "ticket",
+        "waited_at_start_s",
+    )
 
     def __init__(self, replica: Replica, ticket: Ticket, key: str | None, sent_at_s: float) -> None:
         self.replica = replica
@@ -65,3 +84,16 @@ class Lease:
         self.sent_at_s = sent_at_s
         self.committed = False
         """The first byte of the response was seen: from now on nothing is retried."""
+        self.first_at_s: float | None = None
+        self.inflight = 0
+        """Requests for its model then in flight there, with it."""
+        self.ask: Ask | None = None
+        self.predicted: Prediction | None = None
+        self.cached_tokens = 0.0
+        """Tokens of its prompt that were thought to be in the replica's cache."""
+        self.waited_at_start_s = 0.0
+        """For prompts that were there before it, as predicted."""
+        self.models_at_start = 1.0
+        """How many models shared the GPU then, its own among them."""
+        self.mark: tuple[float, float, float] | None = None
+        """When its answer began, and what had gone on at its replica until then, see ``Member.company``."""

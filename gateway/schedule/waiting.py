@@ -1,16 +1,21 @@
-"""The tickets that wait: one lane per model, each in order of arrival, so that no model waits for another."""
+"""The tickets that wait: one lane per model and options, so that no model waits for another, each in its order."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from operator import attrgetter
 from typing import Generic, TypeVar
 
+from corral.gateway.schedule.fairness import Shares
+from corral.gateway.schedule.order import QueueOrder, Turns
 from corral.gateway.schedule.ticket import Ticket
 from corral.model import RequestKind, RouteRequest
+
+__all__ = ["STORE_LANE", "Lane", "QueueLimits", "QueueOrder", "ServiceTime", "Waiting", "lane_of"]
 
 T = TypeVar("T", bound=Ticket)
 
@@ -19,10 +24,18 @@ _sequence = attrgetter("sequence")
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many requests may wait, and how long each."""
+    """How many requests may wait and how long each, and in which order they are served."""
 
     max_requests: int = 512
     max_wait_s: float = 300.0
+    order: str = QueueOrder.FCFS
+    """A value of :class:`QueueOrder`."""
+    fair: bool = True
+    """Whether a tenant that had much more than others goes after them."""
+    quantum_s: float = 20.0
+    """How many GPU-seconds are not yet much more, at most."""
+    age_s: float = 30.0
+    """Who waits so long comes up by one class."""
 
 
 STORE_LANE = "store"
@@ -30,56 +43,150 @@ STORE_LANE = "store"
 
 
 def lane_of(request: RouteRequest) -> str:
-    """The key of the lane that a request waits in: its model."""
-    return STORE_LANE if request.kind is RequestKind.STORE else request.model or ""
+    """The key of the lane that a request waits in: what it needs in memory."""
+    return STORE_LANE if request.kind is RequestKind.STORE else request.key
 
 
 class Lane(Generic[T]):
-    """Those that wait for one model, first come first."""
+    """Those that wait for one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: QueueLimits, shares: Shares) -> None:
         self.tickets: list[T] = []
-        self.odd = 0
-        """How many of them may find a replica where those before them find none, see :meth:`is_odd`."""
+        """In order of arrival."""
+        self._odd: dict[int, T] = {}
+        """By sequence: those that may find a replica where those before them find none, see :meth:`is_odd`."""
+        self._shares = shares
+        self.use(limits)
+
+    @property
+    def odd(self) -> int:
+        """How many of them may find a replica where those before them find none."""
+        return len(self._odd)
 
     @staticmethod
     def is_odd(ticket: T) -> bool:
         return bool(ticket.excluded) or ticket.request.kind is not RequestKind.INFERENCE
 
-
-class Waiting(Generic[T]):
-    """All lanes. An empty lane is deleted: names of models come from clients, their number has no bound."""
-
-    def __init__(self) -> None:
-        self.lanes: dict[str, Lane[T]] = {}
-        self.total = 0
+    def use(self, limits: QueueLimits) -> None:
+        self._order, self._age_s, self._fair = QueueOrder(limits.order), limits.age_s, limits.fair
+        self.turns = self._turns(self.tickets)
 
     def add(self, ticket: T) -> None:
-        """Put it where its order of arrival says, which for one that comes back is not the end."""
+        if self.tickets and self.tickets[-1].sequence > ticket.sequence:
+            insort(self.tickets, ticket, key=_sequence)
+        else:
+            self.tickets.append(ticket)
+        if self.is_odd(ticket):
+            self._odd[ticket.sequence] = ticket
+        self.turns.add(ticket)
+
+    def remove(self, ticket: T) -> None:
+        del self.tickets[bisect_left(self.tickets, ticket.sequence, key=_sequence)]
+        self._odd.pop(ticket.sequence, None)
+        self.turns.remove(ticket)
+
+    def in_turn(self, now_s: float, cut_s: float, *, only_odd: bool) -> Iterator[T]:
+        """All of them, or the odd ones, as if each were served without being charged for it."""
+        left = self._turns(list(self._odd.values()) if only_odd else list(self.tickets))
+        while (ticket := left.head(now_s, cut_s)) is not None:
+            left.remove(ticket)
+            if ticket.queued:
+                yield ticket
+
+    def _turns(self, tickets: list[T]) -> Turns[T]:
+        return Turns(self._order, self._age_s, self._shares if self._fair else None, tickets)
+
+
+class Waiting(Generic[T]):
+    """All lanes. An empty lane is deleted: names of models come from clients, their number has no bound.
+
+    It is told of every lease too (:meth:`sent`, :meth:`ended`): who was given much goes after others.
+    """
+
+    def __init__(self, limits: QueueLimits | None = None, service: ServiceTime | None = None) -> None:
+        self.limits = limits or QueueLimits()
+        self.lanes: dict[str, Lane[T]] = {}
+        self.total = 0
+        self.shares = Shares(self.limits.quantum_s)
+        self._service = service or ServiceTime()
+        self._charged_s: dict[T, float] = {}
+        """By ticket in flight."""
+
+    def use(self, limits: QueueLimits) -> None:
+        """Go on with other limits."""
+        self.limits = limits
+        self.shares.most_quantum_s = limits.quantum_s
+        for lane in self.lanes.values():
+            lane.use(limits)
+
+    def add(self, ticket: T, now_s: float | None = None) -> None:
+        """Let it wait. Its place is by when it arrived, which for one that comes back is not the end."""
         key = lane_of(ticket.request)
         lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[key] = Lane()
-        if lane.tickets and lane.tickets[-1].sequence > ticket.sequence:
-            insort(lane.tickets, ticket, key=_sequence)
-        else:
-            lane.tickets.append(ticket)
-        lane.odd += Lane.is_odd(ticket)
+            lane = self.lanes[key] = Lane(self.limits, self.shares)
+        self.shares.waits(ticket.request.tenant)
+        lane.add(ticket)
         self.total += 1
         ticket.queued = True
 
-    def remove(self, ticket: T) -> None:
+    def remove(self, ticket: T, now_s: float | None = None) -> None:
+        """It waits no more, and is not sent."""
+        self._take(ticket)
+        self.shares.waits_no_more(ticket.request.tenant)
+
+    def _take(self, ticket: T) -> None:
         key = lane_of(ticket.request)
         lane = self.lanes[key]
-        del lane.tickets[bisect_left(lane.tickets, ticket.sequence, key=_sequence)]
-        lane.odd -= Lane.is_odd(ticket)
+        lane.remove(ticket)
         self.total -= 1
         ticket.queued = False
         if not lane.tickets:
             del self.lanes[key]
 
+    # -- whose turn it is -----------------------------------------------------------------------------------------
+
+    def next_of(self, key: str, now_s: float) -> T | None:
+        """Whose turn it is in that lane; None: nobody waits there."""
+        lane = self.lanes.get(key)
+        return None if lane is None else lane.turns.head(now_s, self._service.cut_s)
+
+    def in_turn(self, key: str, now_s: float, *, only_odd: bool = False) -> Iterator[T]:
+        """All of a lane in order of service, or only the odd ones, which is quick where they are few.
+
+        Any of them may be removed meanwhile; who is added meanwhile is not among them.
+        """
+        lane = self.lanes.get(key)
+        return iter(()) if lane is None else lane.in_turn(now_s, self._service.cut_s, only_odd=only_odd)
+
+    # -- what tenants were given ----------------------------------------------------------------------------------
+
+    def sent(self, ticket: T) -> None:
+        """It was given a lease; its tenant is charged what it is predicted to cost."""
+        tenant = ticket.request.tenant
+        self._charged_s[ticket] = ticket.cost_s
+        self.shares.began(tenant, ticket.cost_s)
+        if ticket.queued:
+            self.remove(ticket)
+
+    def ended(self, ticket: T, cost_s: float | None = None) -> None:
+        """Its lease was released, and it has cost so much; None: not known, the prediction stands."""
+        charged_s = self._charged_s.pop(ticket, None)
+        if charged_s is not None:
+            self.shares.ended(ticket.request.tenant, charged_s, cost_s)
+
+    def charge(self, tenant: str, seconds: float) -> None:
+        """Hold something else against an active tenant, as a load that it caused."""
+        self.shares.charge(tenant, seconds)
+
+    def is_ahead(self, ticket: T) -> bool:
+        """Whether its tenant had much more than another one that is active."""
+        return self.limits.fair and self.shares.is_ahead(ticket.request.tenant)
+
+    # -- all of them ----------------------------------------------------------------------------------------------
+
     def __iter__(self) -> Iterator[T]:
-        """All of them, in order of arrival."""
+        """In order of arrival."""
         everyone = [ticket for lane in self.lanes.values() for ticket in lane.tickets]
         return iter(sorted(everyone, key=_sequence))
 
@@ -93,17 +200,32 @@ class Waiting(Generic[T]):
 
 
 class ServiceTime:
-    """How long a request holds its slot, a moving average; what ``Retry-After`` is estimated from."""
+    """How long a request holds its slot; what ``Retry-After`` is estimated from, and who has waited too long."""
 
     _UNKNOWN_S = 5.0
     _SHARE = 0.1
     _LONGEST_S = 600
+    _LEAST_CUT_S = 30.0
+    _CUT = 6
+    _REMEMBERED = 101
 
     def __init__(self) -> None:
         self._mean_s: float | None = None
+        self._last_s: deque[float] = deque()
+        self._sorted_s: list[float] = []
 
     def observe(self, seconds: float) -> None:
         self._mean_s = seconds if self._mean_s is None else self._mean_s + self._SHARE * (seconds - self._mean_s)
+        self._last_s.append(seconds)
+        insort(self._sorted_s, seconds)
+        if len(self._last_s) > self._REMEMBERED:
+            del self._sorted_s[bisect_left(self._sorted_s, self._last_s.popleft())]
+
+    @property
+    def cut_s(self) -> float:
+        """Who waited longer goes first, whatever he costs: six times the median of the last requests, 30 s at least."""
+        median_s = self._sorted_s[len(self._sorted_s) // 2] if self._sorted_s else 0.0
+        return max(self._LEAST_CUT_S, self._CUT * median_s)
 
     def retry_after_s(self, ahead: int, slots: int) -> int:
         """Whole seconds until a slot is free for one more behind ``ahead`` others, with ``slots`` serving them."""

@@ -9,10 +9,11 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from corral.errors import CorralError
+from corral.gateway.serve.explain import explain_json, last
 from corral.gateway.serve.exposition import CONTENT_TYPE, MetricsPage
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.wire.browser import BrowserRules
-from corral.model import GpuProcess, GpuSample, GpuState, Order, ProcessStatus, ReplicaState, Snapshot
+from corral.model import Choice, GpuProcess, GpuSample, GpuState, Order, ProcessStatus, ReplicaState, Snapshot
 
 SNAPSHOT_SCHEMA: Final = 1
 """Grows when a key of ``/snapshot`` goes or changes its meaning; new keys may come without."""
@@ -27,6 +28,7 @@ GET  /healthz                  the process is alive
 GET  /readyz                   a replica can serve (else 503 and why not)
 GET  /metrics                  figures for Prometheus
 GET  /snapshot                 replicas and queue as JSON (`corral status` shows it as a table)
+GET  /explain                  the last decisions as JSON (`corral explain` shows them as tables)
 POST /replicas/ID/drain        send no new requests there
 POST /replicas/ID/resume       send requests there again
 POST /replicas/ID/restart      end its Ollama and start it anew (only one that Corral runs)
@@ -43,6 +45,10 @@ class GatewayControl(Protocol):
     def version(self) -> str: ...
 
     def snapshot(self) -> Snapshot: ...
+
+    def explain(self) -> tuple[Choice, ...]:
+        """The last decisions, the latest last."""
+        ...
 
     def ready(self) -> tuple[bool, str]:
         """Whether a request could be served now, and why (not) in a few words."""
@@ -78,6 +84,7 @@ def make_admin(
             web.get("/readyz", routes.readyz),
             web.get("/metrics", routes.metrics),
             web.get("/snapshot", routes.snapshot),
+            web.get("/explain", routes.explain),
             web.post("/replicas/{id}/drain", routes.drain),
             web.post("/replicas/{id}/resume", routes.resume),
             *(web.post(f"/replicas/{{id}}/{order.value}", routes.ordering(order)) for order in Order),
@@ -116,6 +123,14 @@ class _Routes:
         ready, reason = self._control.ready()
         about = {"schema": SNAPSHOT_SCHEMA, "version": self._control.version, "ready": ready, "reason": reason}
         return web.json_response(about | snapshot_json(self._control.snapshot()))
+
+    async def explain(self, request: web.Request) -> web.Response:
+        try:
+            choices = last(self._control.explain(), request.query.get("n"))
+        except ValueError as error:
+            return _error(400, str(error))
+        decisions = explain_json(choices, self._control.snapshot().taken_at_s)
+        return web.json_response({"schema": SNAPSHOT_SCHEMA, "decisions": decisions})
 
     async def drain(self, request: web.Request) -> web.Response:
         return self._set_enabled(request.match_info["id"], False)

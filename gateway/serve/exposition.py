@@ -76,6 +76,11 @@ METRICS: Final[dict[str, MetricSpec]] = {
         "1 for the state that the process of the replica is in, 0 for the others.", "replica", "state"
     ),
     "corral_replica_restarts_total": _counter("Starts of the replica's process after the first.", "replica"),
+    "corral_model_loads_total": _counter("Loads of a model that the gateway asked for.", "replica", "outcome"),
+    "corral_model_load_seconds": _histogram("How long those loads took that went well.", "replica"),
+    "corral_model_unloads_total": _counter(
+        "Requests of the gateway to let go of a model; failed: it stayed.", "replica", "outcome"
+    ),
     "corral_gpu_info": _gauge("Always 1; the labels say what is called by the number.", "gpu", "uuid", "name"),
     "corral_gpu_up": _gauge("1: its readings are fresh. 0: stale, hung, failed or lost.", "gpu"),
     "corral_gpu_utilisation_ratio": _gauge("Share of the last moments in which anything ran on it.", "gpu"),
@@ -154,6 +159,10 @@ class _Collector(Collector):
         yield _family("corral_decisions_total", sorted(metrics.decisions.items()))
         changes = sorted(((replica, health.value), n) for (replica, health), n in metrics.health_changes.items())
         yield _family("corral_replica_health_changes_total", changes)
+        yield _family("corral_model_loads_total", sorted(metrics.loads.items()))
+        seconds = sorted(metrics.load_seconds.items())
+        yield _histograms("corral_model_load_seconds", [((replica,), each) for replica, each in seconds])
+        yield _family("corral_model_unloads_total", sorted(metrics.unloads.items()))
         probes = sorted(metrics.probes.items())
         yield _family("corral_probes_total", [(key, one.probes) for key, one in probes])
         yield _family("corral_probe_failures_total", [(key, one.failures) for key, one in probes])

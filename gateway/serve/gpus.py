@@ -58,6 +58,8 @@ class GpuBoard:
         self.survey = GpuSurvey()
         self.interval_s = interval_s
         self.watcher: GpuWatcher | None = None
+        self.on_round: Callable[[], None] = lambda: None
+        """Called when all were read, each well or not."""
         self.looked = asyncio.Event()
         """Each GPU was read or missed once."""
         self._clock = clock
@@ -104,6 +106,7 @@ class GpuBoard:
     def gpus_read(self, seconds: float) -> None:
         self._metrics.gpu_rounds += 1
         self._metrics.gpu_seconds += seconds
+        self.on_round()
 
     def _note_look(self) -> None:
         if all(entry.sample is not None or entry.miss is not None for entry in self._entries.values()):

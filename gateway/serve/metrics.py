@@ -12,6 +12,7 @@ from corral.model import Health
 QUEUE_BOUNDS_S: Final = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 FIRST_BYTE_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 TOTAL_BOUNDS_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+LOAD_BOUNDS_S: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 
 MAX_MODELS: Final = 1_000
 MAX_REASONS: Final = 1_000
@@ -74,6 +75,11 @@ class Metrics:
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         self.health_changes: dict[tuple[str, Health], int] = {}
         self.probes: dict[tuple[str, str], ProbeSeries] = {}
+        self.loads: dict[tuple[str, str], int] = {}
+        """(replica, ``ok`` or ``failed``) → loads of a model that the gateway asked for."""
+        self.load_seconds: dict[str, Histogram] = {}
+        """Replica → how long those took that went well."""
+        self.unloads: dict[tuple[str, str], int] = {}
         self.gpu_rounds = 0
         self.gpu_seconds = 0.0
         """Spent in all rounds of reading the GPUs."""
@@ -149,6 +155,21 @@ class Metrics:
         series.failures += not ok
         series.seconds += seconds
 
+    def load_ended(self, replica_id: str, seconds: float, *, ok: bool) -> None:
+        """A replica was asked to load a model, and has, or has not."""
+        _count(self.loads, replica_id, ok)
+        if ok:
+            self.load_seconds.setdefault(replica_id, Histogram(LOAD_BOUNDS_S)).observe(seconds)
+
+    def unload_ended(self, replica_id: str, *, ok: bool) -> None:
+        """A replica was asked to let go of a model, and has, or has not in time."""
+        _count(self.unloads, replica_id, ok)
+
     def reloaded(self, ok: bool) -> None:
         """The configuration was read again: used (``ok``) or refused."""
         self.reloads[ok] += 1
+
+
+def _count(counts: dict[tuple[str, str], int], replica_id: str, ok: bool) -> None:
+    pair = (replica_id, "ok" if ok else "failed")
+    counts[pair] = counts.get(pair, 0) + 1

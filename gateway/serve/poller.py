@@ -103,6 +103,17 @@ class Poller:
             if replica_id in (None, watch.replica.id):
                 watch.kick()
 
+    def read_memory(self, replica_id: str) -> None:
+        """Read what the replica holds in memory at once: that has just changed."""
+        watch = self._watches.get(replica_id)
+        if watch is not None:
+            watch.ps.ask()
+
+    def spelled(self, replica_id: str, model: str) -> str:
+        """The model's name as the replica itself writes it, where it is known to have the model."""
+        entries = self.pages(replica_id).tags or ()
+        return next((entry.spelled for entry in entries if entry.model.name == model), model)
+
     def is_silent(self, replica_id: str) -> bool:
         """Whether the replica's last liveness probe failed."""
         watch = self._watches.get(replica_id)

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from corral.errors import Refusal
+from corral.model import Figures
 
 SERVER_BUSY: Final = "server busy, please try again.  maximum pending requests exceeded"
 """Ollama's own words, with its two spaces: clients match on them."""
@@ -111,6 +112,10 @@ class _Final(msgspec.Struct):
     type: str = ""
     prompt_eval_count: int | None = None
     eval_count: int | None = None
+    total_duration: object = None
+    load_duration: object = None
+    prompt_eval_duration: object = None
+    eval_duration: object = None
     usage: _Usage | None = None
 
 
@@ -120,22 +125,39 @@ _decode_final = msgspec.json.Decoder(_Final).decode
 class Ending:
     """What the end of a response says."""
 
-    __slots__ = ("complete", "output_tokens", "prompt_tokens", "said_error")
+    __slots__ = ("complete", "figures", "said_error")
 
     def __init__(self, complete: bool, said_error: bool, final: _Final | None) -> None:
         self.complete = complete
         """The stream's own terminator was seen (always true where none is known)."""
         self.said_error = said_error
         """The replica itself ended the stream with its dialect's error."""
-        self.prompt_tokens: int | None = None
-        self.output_tokens: int | None = None
-        if final is not None:
-            usage = final.usage or _NO_USAGE
-            self.prompt_tokens = _first(final.prompt_eval_count, usage.prompt_tokens, usage.input_tokens)
-            self.output_tokens = _first(final.eval_count, usage.completion_tokens, usage.output_tokens)
+        self.figures = None if final is None else _figures(final)
 
 
 _NO_USAGE: Final = _Usage()
+
+
+def _figures(final: _Final) -> Figures:
+    usage = final.usage or _NO_USAGE
+    total_s, load_s = _seconds(final.total_duration), _seconds(final.load_duration)
+    prefill_s, decode_s = _seconds(final.prompt_eval_duration), _seconds(final.eval_duration)
+    queued_s = None
+    if total_s is not None and load_s is not None and prefill_s is not None and decode_s is not None:
+        queued_s = max(0.0, total_s - load_s - prefill_s - decode_s)
+    return Figures(
+        _first(final.prompt_eval_count, usage.prompt_tokens, usage.input_tokens),
+        _first(final.eval_count, usage.completion_tokens, usage.output_tokens),
+        queued_s,
+        load_s,
+        prefill_s,
+        decode_s,
+    )
+
+
+def _seconds(duration: object) -> float | None:
+    """Of Ollama's nanoseconds; it leaves out what it did not measure."""
+    return duration / 1e9 if isinstance(duration, int | float) and duration >= 0 else None
 
 
 def _first(native: int | None, openai: int | None, anthropic: int | None) -> int | None:

@@ -27,6 +27,7 @@ from corral.gateway.wire.bodies import (
     UntilCloseBody,
     chunk,
 )
+from corral.gateway.wire.canonical import with_num_ctx
 from corral.gateway.wire.dialect import Ending, error_body, read_ending, refusal_answer, stream_error
 from corral.gateway.wire.fields import route_request
 from corral.gateway.wire.heads import framing_of, framing_of_held, is_chunked, is_delimited, request_head, response_head
@@ -34,7 +35,9 @@ from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead
 from corral.gateway.wire.response_head import ResponseHead
 from corral.gateway.wire.routes import Route
-from corral.model import RequestKind
+from corral.gateway.wire.tenant import tenant_of
+from corral.gateway.wire.why import why
+from corral.model import Figures, RequestKind
 
 if TYPE_CHECKING:
     from corral.gateway.wire.client import ClientConnection
@@ -87,7 +90,10 @@ class Exchange(Ticket):
     def __init__(
         self, client: ClientConnection, head: RequestHead, route: Route, body: bytes | bytearray, now_s: float
     ) -> None:
-        super().__init__(route_request(route, body, head.content_type, client.address), now_s)
+        gateway = client.gateway
+        body = with_num_ctx(route, body, gateway.num_ctx)
+        tenant = tenant_of(head.api_key, client.address, gateway.secret)
+        super().__init__(route_request(route, body, head.content_type, tenant, head.rank), now_s)
         self.client = client
         self.head = head
         self.route = route
@@ -318,7 +324,8 @@ class Exchange(Ticket):
         outcome = "ok" if response.status < 400 else f"error_{response.status // 100}xx"
         # The replica said itself that it could not go on: broken like a stream that was cut, but the client knows.
         failed = ending.said_error and self.request.kind is RequestKind.INFERENCE
-        self._done("broken" if failed else outcome, ok=not failed, ending=ending)
+        figures = ending.figures if response.status == 200 else None
+        self._done("broken" if failed else outcome, ok=not failed, figures=figures)
         self.client.response_done(keep_alive=keep)
 
     def _break(self) -> None:
@@ -326,7 +333,7 @@ class Exchange(Ticket):
         response, reader, client = self._response, self.reader, self.client
         assert response is not None
         assert reader is not None
-        self._done("broken", ok=False, ending=None)
+        self._done("broken", ok=False)
         if response.content_type in _STREAM_TYPES and reader.intact and response.content_length is None:
             mid_line = not reader.tail().endswith(b"\n")
             error = stream_error(self.route.dialect, response.content_type, _BROKEN, mid_line=mid_line)
@@ -342,18 +349,18 @@ class Exchange(Ticket):
         else:
             client.reset()
 
-    def _done(self, outcome: str, *, ok: bool, ending: Ending | None) -> None:
+    def _done(self, outcome: str, *, ok: bool, figures: Figures | None = None) -> None:
         self.state = State.DONE
-        self.client.gateway.carrier.finished(self, ok=ok)
-        self._record(outcome, ending)
+        self.client.gateway.carrier.finished(self, ok=ok, figures=figures)
+        self._record(outcome, figures)
 
-    def _record(self, outcome: str, ending: Ending | None = None) -> None:
+    def _record(self, outcome: str, figures: Figures | None = None) -> None:
         self.client.gateway.carrier.record(
             self,
             outcome,
             lines=self.reader.lines if self.reader is not None else 0,
-            prompt_tokens=ending.prompt_tokens if ending is not None else None,
-            output_tokens=ending.output_tokens if ending is not None else None,
+            prompt_tokens=figures.prompt_tokens if figures is not None else None,
+            output_tokens=figures.output_tokens if figures is not None else None,
         )
 
     # -- connections
@@ -390,11 +397,19 @@ class Exchange(Ticket):
         return response_head(response, framing, self._own_headers(), keep=keep) + payload, keep
 
     def _own_headers(self) -> bytes:
-        replica = b"x-corral-replica: %b\r\n" % self.lease.replica.id.encode() if self.lease is not None else b""
-        return b"%bx-request-id: %b\r\n%b" % (
-            replica,
+        gateway = self.client.gateway
+        lease, decision = self.lease, self.decision
+        chosen = b""
+        if lease is not None:
+            chosen = b"x-corral-replica: %b\r\n" % lease.replica.id.encode()
+            if decision is not None:
+                chosen += b"x-corral-reason: %b\r\n" % why(decision.reason, lease.predicted)
+        until_s = self.sent_at_s if lease is not None and self.sent_at_s is not None else gateway.clock()
+        return b"%bx-corral-queue-s: %.3f\r\nx-request-id: %b\r\n%b" % (
+            chosen,
+            until_s - self.arrived_at_s,
             self.head.request_id or b"-",
-            cors_headers(self.client.gateway.rules, self.head),
+            cors_headers(gateway.rules, self.head),
         )
 
     def _answer(self, status: int, body: bytes, headers: bytes) -> None:

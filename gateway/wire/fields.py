@@ -1,55 +1,84 @@
-"""What routing needs from a request body: the model and the options that make Ollama reload it, and nothing else."""
+"""What routing needs of a request body: its model, the options that make Ollama reload it, and how much it asks for.
+
+Three readings, each for what the one before refuses: all of it; what routing cannot do without; the model alone, as
+leniently as Ollama. So whatever is odd about the rest of a body, it still finds its model.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
 import msgspec
+from msgspec.structs import astuple
 
-from corral.gateway.wire.routes import Route
+from corral.gateway.wire.conversation import measure
+from corral.gateway.wire.routes import Reads, Route
+from corral.gateway.wire.shapes import Chat, Embedding, Fields, Options
 from corral.model import RequestKind, RouteRequest, is_cloud_model, normalise_model
 
 _SLOW_PATH_BYTES: Final = 1024 * 1024
 _lenient: Final = json.JSONDecoder()
 _MODEL_BYTES: Final = 512
-_Number = int | float | None
+
+_RELOADING: Final = Options.__struct_fields__[:-1]
+_NONE: Final = (None,) * len(_RELOADING)
+
+_decode: Final = msgspec.json.Decoder(Fields).decode
+_DECODERS: Final[dict[Reads, Callable[[bytes | bytearray], Fields]]] = {
+    Reads.NOTHING: _decode,
+    Reads.CONVERSATION: msgspec.json.Decoder(Chat).decode,
+    Reads.TEXTS: msgspec.json.Decoder(Embedding).decode,
+}
+_UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-class _Options(msgspec.Struct):
-    num_ctx: _Number = None
-    num_batch: _Number = None
-    num_gpu: _Number = None
-    main_gpu: _Number = None
-    use_mmap: bool | None = None
-    num_thread: _Number = None
-    draft_num_predict: _Number = None
-
-
-class _Fields(msgspec.Struct):
-    model: str | None = None
-    name: str | None = None
-    options: _Options | None = None
-    shift: bool | None = None
-
-
-_NO_OPTIONS: Final = _Options()
-
-_decode = msgspec.json.Decoder(_Fields).decode
-
-
-def route_request(route: Route, body: bytes | bytearray, content_type: bytes, tenant: str) -> RouteRequest:
+def route_request(
+    route: Route, body: bytes | bytearray, content_type: bytes, tenant: str, rank: int = 1
+) -> RouteRequest:
     """Read ``body`` as far as routing needs it. One that cannot be read routes without a model: Ollama answers 400."""
     fields = _fields_of(route, body, content_type)
     name = (fields.model or fields.name) if fields is not None else None
     infers = route.kind is RequestKind.INFERENCE
     if fields is None or not name or len(name) > _MODEL_BYTES:
-        return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant)
+        return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant, rank=rank)
     model, is_cloud = _name(name)
     kind = RequestKind.CLOUD if infers and is_cloud else route.kind
-    return RouteRequest(kind, model, _signature(fields), len(body), tenant)
+    text_bytes, prefix, limit = _sizes(fields)
+    return RouteRequest(kind, model, _signature(fields), len(body), tenant, text_bytes, prefix, limit, rank)
+
+
+def _sizes(fields: Fields) -> tuple[int | None, tuple[int, ...], int | None]:
+    """Length of the text, its prefix, and the most tokens that are wanted."""
+    if isinstance(fields, Chat):
+        text_bytes, prefix = measure(fields)
+        return text_bytes, prefix, _limit(fields)
+    if isinstance(fields, Embedding):
+        given = fields.input
+        texts = [given] if isinstance(given, str) else given or []
+        return sum(len(text.encode()) for text in (fields.prompt or "", *texts)), (), None
+    return None, (), None
+
+
+def _limit(fields: Chat) -> int | None:
+    options = fields.options
+    if options is not None and options.num_predict is not None:
+        return _positive(options.num_predict)
+    for limit in (fields.max_completion_tokens, fields.max_output_tokens, fields.max_tokens):
+        if limit is not None:
+            return _positive(limit)
+    return None
+
+
+def _positive(limit: float) -> int | None:
+    """Anything else means as many as there are."""
+    return int(limit) if 1 <= limit < _ENDLESS else None
+
+
+_ENDLESS: Final = 1 << 31
 
 
 @lru_cache(maxsize=512)
@@ -59,17 +88,26 @@ def _name(name: str) -> tuple[str, bool]:
     return model, is_cloud_model(model)
 
 
-def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> _Fields | None:
+def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> Fields | None:
     if route.multipart:
         return _multipart_fields(body, content_type)
     try:
+        fields = _DECODERS[route.reads](body)
+    except _UNREADABLE:
+        return _read_leniently(body) if route.reads is Reads.NOTHING else _read_bare(body)
+    return fields if fields.model or fields.name else _read_leniently(body)
+
+
+def _read_bare(body: bytes | bytearray) -> Fields | None:
+    """Something odd stands where only the model looks."""
+    try:
         fields = _decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except _UNREADABLE:
         return _read_leniently(body)
     return fields if fields.model or fields.name else _read_leniently(body)
 
 
-def _read_leniently(body: bytes | bytearray) -> _Fields | None:
+def _read_leniently(body: bytes | bytearray) -> Fields | None:
     """Go's decoder takes what msgspec refuses (invalid UTF-8, odd option types): the model is still the model."""
     if len(body) > _SLOW_PATH_BYTES:
         return None
@@ -83,15 +121,15 @@ def _read_leniently(body: bytes | bytearray) -> _Fields | None:
     # encoding/json matches field names without regard to case; the last one wins.
     folded = {str(key).lower(): each for key, each in value.items()}
     model, name = folded.get("model"), folded.get("name")
-    return _Fields(model=model if isinstance(model, str) else None, name=name if isinstance(name, str) else None)
+    return Fields(model=model if isinstance(model, str) else None, name=name if isinstance(name, str) else None)
 
 
-def _signature(fields: _Fields) -> str:
-    options = fields.options
-    if fields.shift is None and (options is None or options == _NO_OPTIONS):
+def _signature(fields: Fields) -> str:
+    values = _NONE if fields.options is None else astuple(fields.options)[:-1]
+    shift = False if fields.shift is False else None  # true is the default
+    if shift is None and values == _NONE:
         return ""
-    given = [] if options is None else [(name, getattr(options, name)) for name in options.__struct_fields__]
-    given.append(("shift", fields.shift))
+    given = zip((*_RELOADING, "shift"), (*values, shift), strict=True)
     return ",".join(f"{name}={_plain(value)}" for name, value in given if value is not None)
 
 
@@ -106,8 +144,8 @@ _MULTIPART_MODEL: Final = re.compile(
 )
 
 
-def _multipart_fields(body: bytes | bytearray, content_type: bytes) -> _Fields | None:
+def _multipart_fields(body: bytes | bytearray, content_type: bytes) -> Fields | None:
     if not content_type.lower().startswith(b"multipart/form-data"):
         return None
     match = _MULTIPART_MODEL.search(body)
-    return _Fields(model=match[1].decode("utf-8", "replace")) if match is not None else None
+    return Fields(model=match[1].decode("utf-8", "replace")) if match is not None else None

@@ -13,11 +13,14 @@ _DROP: Final = 0
 _HOST: Final = 1
 _ORIGIN: Final = 2
 _REQUEST_ID: Final = 3
-_LENGTH: Final = 4
-_CODING: Final = 5
-_CONNECTION: Final = 6
-_EXPECT: Final = 7
-_TYPE: Final = 8
+_CLASS: Final = 4
+_LENGTH: Final = 5
+_CODING: Final = 6
+_CONNECTION: Final = 7
+_EXPECT: Final = 8
+_TYPE: Final = 9
+_AUTHORIZATION: Final = 10
+_API_KEY: Final = 11
 
 _SPECIAL: Final[dict[bytes, int]] = {
     b"host": _HOST,
@@ -28,6 +31,9 @@ _SPECIAL: Final[dict[bytes, int]] = {
     b"expect": _EXPECT,
     b"x-request-id": _REQUEST_ID,
     b"content-type": _TYPE,
+    b"authorization": _AUTHORIZATION,
+    b"x-api-key": _API_KEY,
+    b"x-corral-class": _CLASS,
     # Hop by hop (RFC 9110 §7.6.1), and the names Corral itself speaks with.
     b"keep-alive": _DROP,
     b"proxy-connection": _DROP,
@@ -38,7 +44,10 @@ _SPECIAL: Final[dict[bytes, int]] = {
     b"http2-settings": _DROP,
     b"x-corral-replica": _DROP,
     b"x-corral-reason": _DROP,
+    b"x-corral-queue-s": _DROP,
 }
+_RANKS: Final = {b"interactive": 0, b"normal": 1, b"batch": 2}
+_NORMAL: Final = 1
 _CANNOT_BE_NAMED_IN_CONNECTION: Final = frozenset({b"host", b"content-length", b"content-type", b"authorization"})
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"upgrade", b"te", b"http2-settings", b""})
 
@@ -47,6 +56,7 @@ class RequestHead:
     """One parsed request head. ``forward`` holds the end-to-end header lines, each with its CRLF."""
 
     __slots__ = (
+        "api_key",
         "chunked",
         "content_length",
         "content_type",
@@ -58,6 +68,7 @@ class RequestHead:
         "method",
         "origin",
         "path",
+        "rank",
         "request_id",
         "target",
     )
@@ -76,6 +87,10 @@ class RequestHead:
         self.origin: bytes | None = None
         self.request_id: bytes | None = None
         self.content_type = b""
+        self.api_key = b""
+        """What the client proves itself with, empty: nothing. Never to be logged or kept."""
+        self.rank = _NORMAL
+        """Its class: 0 interactive, 1 normal, 2 batch."""
         self.forward = b""
 
 
@@ -103,9 +118,9 @@ def _take_fields(request: RequestHead, fields: bytes) -> None:
             # As nginx does: a name with "_" could pass for its twin with "-" further on.
             if b"_" not in name:
                 forward.append(line)
-        elif action == _TYPE:
+        elif action >= _TYPE:
             forward.append(line)
-            request.content_type = line[colon + 1 :].strip(b" \t")
+            _take_forwarded(request, action, line[colon + 1 :].strip(b" \t"))
         elif action >= _LENGTH:
             _take_framing(request, action, line[colon + 1 :].strip(b" \t"), hop_by_hop)
         elif action:
@@ -114,6 +129,18 @@ def _take_fields(request: RequestHead, fields: bytes) -> None:
         named = frozenset(hop_by_hop) - _CANNOT_BE_NAMED_IN_CONNECTION
         forward = [line for line in forward if line.partition(b":")[0].lower() not in named]
     request.forward = b"\r\n".join(forward)
+
+
+def _take_forwarded(request: RequestHead, action: int, value: bytes) -> None:
+    """Content-Type and keys: forwarded as they are, and looked at here."""
+    if action == _TYPE:
+        request.content_type = value
+    elif action == _API_KEY:
+        request.api_key = value
+    else:
+        scheme, _, token = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            request.api_key = token.strip(b" \t")
 
 
 def _take_framing(request: RequestHead, action: int, value: bytes, hop_by_hop: list[bytes]) -> None:
@@ -136,7 +163,7 @@ def _take_framing(request: RequestHead, action: int, value: bytes, hop_by_hop: l
 
 
 def _take_note(request: RequestHead, action: int, value: bytes) -> None:
-    """Host, Origin, request id: not forwarded as they are, but needed here."""
+    """Host, Origin, class, request id: not forwarded as they are, but needed here."""
     if action == _HOST:
         if request.host is not None or HOST.fullmatch(value) is None:
             raise ClientError(400, "invalid Host header")
@@ -145,6 +172,8 @@ def _take_note(request: RequestHead, action: int, value: bytes) -> None:
         if request.origin is not None:
             raise ClientError(400, "more than one Origin header")
         request.origin = value
+    elif action == _CLASS:
+        request.rank = _RANKS.get(value.lower(), _NORMAL)
     else:
         request.request_id = value if REQUEST_ID.fullmatch(value) else None
 

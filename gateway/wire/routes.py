@@ -21,6 +21,16 @@ class View(Enum):
     MODEL = "model"
 
 
+class Reads(Enum):
+    """What a model reads of a request's body."""
+
+    NOTHING = "nothing"
+    CONVERSATION = "conversation"
+    """A prompt, or messages: two of them may begin alike."""
+    TEXTS = "texts"
+    """Texts to embed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """How one route is treated."""
@@ -34,23 +44,28 @@ class Route:
     streams_body: bool = False
     """The request body is passed on as it comes instead of being read first (blob uploads)."""
     multipart: bool = False
+    reads: Reads = Reads.NOTHING
+    takes_options: bool = False
+    """Its body may carry Ollama's ``options``."""
 
 
 _I: Final = RequestKind.INFERENCE
 _S: Final = RequestKind.STORE
 _OA: Final = Dialect.OPENAI
+_C: Final = Reads.CONVERSATION
+_T: Final = Reads.TEXTS
 
 _EXACT: Final[dict[tuple[bytes, str], Route]] = {
-    (b"POST", "/api/chat"): Route("chat", _I, end=StreamEnd.DONE_TRUE),
-    (b"POST", "/api/generate"): Route("generate", _I, end=StreamEnd.DONE_TRUE),
-    (b"POST", "/api/embed"): Route("embed", _I),
-    (b"POST", "/api/embeddings"): Route("embed", _I),
-    (b"POST", "/v1/chat/completions"): Route("openai_chat", _I, _OA, StreamEnd.DONE_EVENT),
-    (b"POST", "/v1/completions"): Route("openai_completions", _I, _OA, StreamEnd.DONE_EVENT),
-    (b"POST", "/v1/embeddings"): Route("openai_embeddings", _I, _OA),
-    (b"POST", "/v1/responses"): Route("openai_responses", _I, _OA, StreamEnd.RESPONSE_EVENT),
+    (b"POST", "/api/chat"): Route("chat", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True),
+    (b"POST", "/api/generate"): Route("generate", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True),
+    (b"POST", "/api/embed"): Route("embed", _I, reads=_T, takes_options=True),
+    (b"POST", "/api/embeddings"): Route("embed", _I, reads=_T, takes_options=True),
+    (b"POST", "/v1/chat/completions"): Route("openai_chat", _I, _OA, StreamEnd.DONE_EVENT, reads=_C),
+    (b"POST", "/v1/completions"): Route("openai_completions", _I, _OA, StreamEnd.DONE_EVENT, reads=_C),
+    (b"POST", "/v1/embeddings"): Route("openai_embeddings", _I, _OA, reads=_T),
+    (b"POST", "/v1/responses"): Route("openai_responses", _I, _OA, StreamEnd.RESPONSE_EVENT, reads=_C),
     (b"POST", "/v1/audio/transcriptions"): Route("openai_audio", _I, _OA, multipart=True),
-    (b"POST", "/v1/messages"): Route("anthropic_messages", _I, Dialect.ANTHROPIC, StreamEnd.MESSAGE_STOP),
+    (b"POST", "/v1/messages"): Route("anthropic_messages", _I, Dialect.ANTHROPIC, StreamEnd.MESSAGE_STOP, reads=_C),
     (b"POST", "/api/show"): Route("show", RequestKind.SHOW),
     (b"POST", "/api/pull"): Route("pull", _S, end=StreamEnd.SUCCESS),
     (b"POST", "/api/push"): Route("push", _S, end=StreamEnd.SUCCESS),
@@ -73,7 +88,7 @@ _MODEL: Final = Route("model", RequestKind.OTHER, _OA, view=View.MODEL)
 _BLOB: Final = Route("blob", RequestKind.BLOB)
 _UPLOAD: Final = Route("blob", RequestKind.BLOB, streams_body=True)
 _OTHER: Final = {dialect: Route("other", RequestKind.OTHER, dialect) for dialect in Dialect}
-_MAY_INFER: Final = {dialect: Route("other", _I, dialect) for dialect in Dialect}
+_MAY_INFER: Final = {dialect: Route("other", _I, dialect, reads=_C) for dialect in Dialect}
 
 
 def find_route(method: bytes, path: str) -> Route:

@@ -395,6 +395,8 @@ class Decision(Struct, frozen=True):
     replica_id: str
     reason: str
     """A few words for a person: header, metrics label and log; from a small fixed set per policy."""
+    predicted: Prediction | None = None
+    """What was predicted of the chosen one; filled in by the dispatcher."""
 
 
 class Policy(Protocol):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from bench.policies.bounds import best_hits, bounds, least_gpu_s, mean_flow_s
 from bench.policies.boxes import BoxSpec, make_box
-from bench.policies.fairness import light_tenants, vtc_gap_s
+from bench.policies.fairness import QUANTUM_S, light_tenants, vtc_bound_s, vtc_gap_s
 from bench.policies.measures import FAILED_S, measure, seen
 from bench.policies.speeds import Solos, solo
 from bench.policies.spread import jain, paired_ratio, percentile
 from bench.policies.types import Arrival, Box, Outcome, Run
-from bench.policies.workloads import generate, with_models
+from bench.policies.workloads import FLOODER, generate, with_models
 
 BOX = make_box(BoxSpec("unequal-4"))
 MODEL = BOX.models[0].name
@@ -58,6 +60,25 @@ def test_goodput_needs_both_the_first_token_and_the_pace() -> None:
     assert measure(run_of(outcomes))["good_ratio"] == 0.25
 
 
+def test_a_slow_gpu_can_keep_the_slo_of_the_slowest_and_not_that_of_the_best() -> None:
+    best, slowest = Solos(BOX).best_and_slowest(ask(0))
+    assert slowest.tpot_s > 2 * best.tpot_s
+    found = measure(run_of([served(ask(0), slowest.ttft_s, slowest.tpot_s)]))
+    assert (found["good_ratio"], found["good_slowest_ratio"]) == (0, 1)
+    assert measure(run_of([served(ask(0), 0.1, slowest.tpot_s * 2.1)]))["good_slowest_ratio"] == 0
+
+
+def test_prediction_errors_are_shares_of_what_it_took_from_sending() -> None:
+    right = replace(served(ask(0), 1.0, 0.01), predicted_ttft_s=1.0, predicted_e2e_s=2.0)
+    late = replace(served(ask(1), 3.0, 0.01), sent_s=1.0, predicted_ttft_s=1.0, predicted_e2e_s=3.0)
+    unknown = served(ask(2), 5.0, 0.01)
+    failed = replace(right, arrival=ask(3), ok=False, predicted_ttft_s=99.0)
+    found = measure(run_of([right, late, unknown, failed]))
+    assert [found["ttft_mape"], found["ttft_mdape"]] == pytest.approx([0.25, 0.25])
+    assert found["e2e_mape"] == pytest.approx(0)
+    assert not {"ttft_mape", "e2e_mdape"} & measure(run_of([unknown])).keys()
+
+
 def test_a_request_that_failed_early_counts_as_a_client_that_gave_up() -> None:
     outcomes = [served(ask(0), 1, 0.01), Outcome(ask(1), end_s=0.01), Outcome(ask(2))]
     found = measure(run_of(outcomes))
@@ -102,6 +123,22 @@ def test_light_tenants_are_those_below_an_equal_share() -> None:
     outcomes = [served(ask(n, 0.0, "heavy"), 50, 0.01) for n in range(9)] + [served(ask(9, 0.0, "light"), 1, 0.01)]
     alone_s = Solos(BOX).of(ask(0)).total_s
     assert measure(run_of(outcomes))["light_slowdown_p99"] == pytest.approx(2 / alone_s)
+
+
+def test_who_is_light_does_not_depend_on_a_flooder_and_the_flood_is_the_middle_third() -> None:
+    heavy = [served(ask(n, float(n), "heavy"), 1, 0.01) for n in range(0, 90, 2)]
+    light = [served(ask(n, float(n), "light"), 9.0 if 30 <= n <= 60 else 1.0, 0.01) for n in range(1, 91, 10)]
+    flood = [served(ask(n, 40.0, FLOODER), 50, 0.01) for n in range(100, 160)]
+    alone_s = Solos(BOX).of(ask(0)).total_s
+    calm, flooded = (measure(run_of(sorted(outcomes, key=lambda one: one.arrival.at_s)))
+                     for outcomes in (heavy + light, heavy + light + flood))  # fmt: skip
+    assert calm["light_slowdown_p99"] == flooded["light_slowdown_p99"]
+    assert flooded["flooded_light_slowdown_p99"] == pytest.approx(10 / alone_s)
+    assert flooded["others_slowdown_p99"] < flooded["flooded_light_slowdown_p99"] + 1e-9
+
+
+def test_the_bound_of_the_gap_is_the_quantum_and_what_one_replica_can_have_under_way() -> None:
+    assert vtc_bound_s([1.0, 3.0], BOX) == pytest.approx(QUANTUM_S + 2 * 3 * 4)
 
 
 def test_the_gap_grows_while_one_waiting_tenant_is_served_alone() -> None:

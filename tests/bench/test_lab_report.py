@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from bench.policies import claims, matrix, plots
+from bench.policies import claims, decide, live_result, matrix, plots
 from bench.policies.boxes import BoxSpec, make_box
-from bench.policies.campaign import DEFAULT, Contender, Result, Scenario, contender
+from bench.policies.campaign import Result, Scenario
 from bench.policies.measures import measure
 from bench.policies.report import COLUMNS, COMPARED, matrix_text, standing, tables
 from bench.policies.types import Arrival, Outcome, Run
@@ -36,7 +37,7 @@ MORE = ("good_ratio", "served_rps", "prefix_hit_ratio")
 def test_every_figure_that_is_shown_is_measured() -> None:
     box = make_box(BoxSpec())
     arrival = Arrival(0, 0.0, box.models[0].name, 100, 10)
-    outcome = Outcome(arrival, "gpu0", 0.0, 0.1, 0.5, ok=True, attempts=1)
+    outcome = Outcome(arrival, "gpu0", 0.0, 0.1, 0.5, ok=True, attempts=1, predicted_ttft_s=0.2, predicted_e2e_s=0.4)
     measured = measure(Run(box, "x", 0, [outcome], 0.5, {"gpu0": 0.5}, 1, 100, 0))
     assert {column.figure for column in COLUMNS} <= measured.keys()
     assert set(COMPARED) <= measured.keys()
@@ -92,7 +93,51 @@ def test_a_bar_is_met_missed_or_not_run() -> None:
 
 def test_losses_above_a_load_of_point_eight_are_no_bar() -> None:
     judged = claims.bars([result("a", 0.9, ours=2, least_conn=1), result("b", 0.8, ours=2, least_conn=1)], OURS)
-    assert judged[-1].reached == "2 of 2"
+    assert next(bar for bar in judged if "losses" in bar.title).reached == "2 of 2"
+
+
+def test_where_nothing_was_measured_a_table_has_a_dash_and_a_standing_nobody() -> None:
+    found = result("four", ours=1, least_conn=2)
+    for figures in found.figures["least-conn"].values():
+        del figures["ttft_mape"], figures["ttft_mean"]
+    assert found.by_seed("least-conn", "ttft_mape") == {}
+    assert "| least-conn | – | 6.00 |" in tables(found, OURS)  # noqa: RUF001
+    assert standing(found, OURS, "ttft_mean", more_is_better=False) is None
+
+
+def test_a_flooder_is_judged_by_the_light_ones_in_the_flood_and_the_gap_by_its_bound() -> None:
+    flooded, alone = result(matrix.FLOODED, ours=1.2), result(matrix.NOT_FLOODED, ours=1)
+    for seed, figures in flooded.figures[OURS].items():
+        figures["vtc_gap_s"], figures["vtc_bound_s"] = 90.0 + seed, 80.0
+    judged = {bar.title: bar for bar in claims.bars([flooded, alone], OURS)}
+    light = judged["4. a flooder: light tenants' p99 slowdown while it floods ÷ without it"]
+    assert (light.reached, light.is_met) == ("1.20 (1.20–1.20)", True)  # noqa: RUF001
+    assert judged["4. VTC gap ÷ (quantum + 2 · max cost · slots)"].is_met is False
+
+
+def test_what_others_measured_is_judged_where_there_is_a_file(tmp_path: Path) -> None:
+    def judged() -> dict[str, tuple[str, bool | None]]:
+        return {bar.title: (bar.reached, bar.is_met) for bar in claims.bars([], OURS, tmp_path) if bar.title[0] in "67"}
+
+    assert [met for _, met in judged().values()] == [None] * 4
+    cells = [
+        decide.Cell(replicas, queued, 6, 6, us, 2 * us, 1.0, 1.0, us - 2, None)
+        for replicas, queued, us in ((1, 100, 40.0), (16, 100, 60.0), (16, 1000, 110.0))
+    ]
+    decide.save(cells, tmp_path / decide.FILE)
+    live = {"ours": "corral", "live_s": {"corral": 1.0, "nginx": 2.0}, "lab_s": {"corral": 0.5, "nginx": 1.5}}
+    (tmp_path / live_result.FILE).write_text(json.dumps(live))
+    assert list(judged().values()) == [
+        ("110 (p99 220)", False),
+        ("1.83", False),
+        ("corral < nginx", True),
+        ("33%", False),
+    ]
+    for name in (decide.FILE, live_result.FILE):
+        (tmp_path / name).write_text('{"ours": 1}')
+        with pytest.raises(OperatorError, match=name):
+            judged()
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize("folder", [None, Path("/nowhere")])
@@ -105,20 +150,6 @@ def test_the_matrix_has_every_dimension_and_needs_no_trace(folder: Path | None) 
     assert {s.box.slots for s in found} == {1, 2, 4, 8}
     assert {s.box.models for s in found} == {"1", "3", "6", "6-large"}
     assert {s.box.incident for s in found} == {"none", "throttle", "kill"}
-
-
-def test_a_contender_is_a_rival_or_a_policy_with_options() -> None:
-    assert contender("least-conn") == Contender("least-conn")
-    text = "corral:weighted-least-load?cold_penalty=8.5"
-    assert contender(text) == Contender(text, "weighted-least-load", (("cold_penalty", 8.5),))
-    assert all(contender(name).name == name for name in DEFAULT)
-    for wrong, said in (
-        ("least", "rivals: round-robin"),
-        ("corral:least", "no policy"),
-        (f"{OURS}?warm=1", "no such option"),
-    ):
-        with pytest.raises(OperatorError, match=said):
-            contender(wrong)
 
 
 def test_without_matplotlib_there_are_no_plots_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,29 @@ def test_lmetric_counts_prompts_that_wait_and_stays_where_the_model_is_or_has_ro
     assert router.choose(ASK, [replace(sight, loaded=others) for sight in full], 0.0) is not None
 
 
+def test_cache_aware_follows_more_than_half_of_a_prompt_whatever_the_load_until_that_differs_by_32() -> None:
+    router = rival("sglang-cache-aware")
+    turn = replace(ASK, prompt_tokens=2048, blocks=(0, 1, 2, 3))
+    home = router.choose(turn, sights(0, 0, 0, 0), 0.0)
+    busy = [replace(s, inflight=32 if s.id == home else 0) for s in sights(0, 0, 0, 0)]
+    assert router.choose(replace(turn, number=1, prompt_tokens=2560, blocks=(0, 1, 2, 3, 9)), busy, 1.0) == home
+    half = replace(turn, number=2, prompt_tokens=4096, blocks=(0, 1, 2, 3, 10, 11, 12, 13))
+    assert router.choose(half, busy, 2.0) != home
+    uneven = [replace(s, inflight=33 if s.id == home else 0) for s in busy]
+    assert router.choose(replace(turn, number=3), uneven, 3.0) != home
+    crowd = [replace(s, inflight=400 if s.id == home else 366) for s in busy]
+    assert router.choose(replace(turn, number=4), crowd, 4.0) is not None
+
+
+def test_cache_aware_gives_what_it_does_not_know_to_the_least_used_then_to_the_smallest_tree() -> None:
+    assert choices("sglang-cache-aware", sights(2, 1, 3, 2)) == {"gpu1": 200}
+    router = rival("sglang-cache-aware")
+    first = [
+        router.choose(replace(ASK, number=n, blocks=(10 * n, 10 * n + 1)), sights(0, 0, 0, 0), 0.0) for n in range(4)
+    ]
+    assert sorted(map(str, first)) == ["gpu0", "gpu1", "gpu2", "gpu3"]
+
+
 def test_haproxy_holds_what_no_replica_has_a_connection_for() -> None:
     router = rival("haproxy-maxconn")
     assert router.choose(ASK, sights(4, 4, 4, 4), 0.0) is None

@@ -14,8 +14,11 @@ import pytest
 
 from corral.gateway.app import App
 from corral.gateway.config import NEEDS_RESTART, Config, load_config
+from corral.gateway.schedule.effects import Load, Unload
+from corral.gateway.schedule.waiting import QueueLimits
 from corral.model import Health, ReplicaState
 from corral.probes.ollama import probe_session
+from tests.gateway.serve.emulated import CHAT, emulated_ollama
 from tests.probes.fake_ollama import FakeOllama, fake_ollama
 
 PATIENCE_S = 10.0
@@ -56,11 +59,10 @@ def written(path: Path, ollama: FakeOllama, replica: str = "slots: 4", more: str
 RELOADS: dict[str, tuple[str, Callable[[App], object]]] = {
     "policy": ("{name: round-robin}", lambda app: app.gateway.snapshot().policy == "round-robin"),
     "queue": (
-        "{max_requests: 7, max_wait_s: 9}",
-        lambda app: (
-            (limits := app.gateway.carrier.scheduler._dispatcher.limits).max_requests == 7 and limits.max_wait_s == 9
-        ),
+        "{max_requests: 7, max_wait_s: 9, order: wspt, fair: false, quantum_s: 3, age_s: 4}",
+        lambda app: app.gateway.carrier.scheduler._dispatcher.limits == QueueLimits(7, 9, "wspt", False, 3, 4),
     ),
+    "placement": ("{enabled: false}", lambda app: not app.gateway.carrier.scheduler._dispatcher.placer.is_enabled),
     "timeouts": (
         "{connect_s: 1.5, head_s: 3, drain_s: 4, stall_s: 5, idle_s: 6}",
         lambda app: (
@@ -108,6 +110,36 @@ async def test_a_reload_applies_the_interval_of_the_probes_also_to_who_is_being_
             written(path, ollama, more="probes: {ollama_interval_s: 0.05}\n")
             app.reload()
             await until(lambda: ollama.asked["/api/version"] >= asked + 5)
+
+
+async def test_what_the_scheduler_wants_loaded_is_loaded_and_seen_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "corral.yaml"
+    async with emulated_ollama() as ollama:
+        url = f"http://127.0.0.1:{ollama.port}"
+        path.write_text(f"replicas: [{{id: a, url: '{url}'}}]\nprobes: {{ollama_interval_s: 600}}\n")
+        async with serving(path) as (app, _):
+            await until(lambda: state(app).loaded == ())
+            app.gateway.carrier.apply([Load(app.replicas[0], CHAT, "", 1)])
+            await until(lambda: state(app).loaded == (CHAT,))
+            assert app.metrics.loads == {("a", "ok"): 1}
+            app.gateway.carrier.apply([Unload(app.replicas[0], CHAT, 2)])
+            await until(lambda: state(app).loaded == ())
+
+
+async def test_a_load_under_way_ends_with_its_replica_and_with_the_gateway(tmp_path: Path) -> None:
+    path = tmp_path / "corral.yaml"
+    async with emulated_ollama(load_s=600.0) as ollama, emulated_ollama(load_s=600.0) as other:
+        path.write_text(f"replicas: [{{id: a, url: 'http://127.0.0.1:{ollama.port}'}}]\n")
+        async with serving(path) as (app, _):
+            app.gateway.carrier.apply([Load(app.replicas[0], CHAT, "", 1)])
+            await until(lambda: ollama.runners)
+            path.write_text(f"replicas: [{{id: a, url: 'http://127.0.0.1:{other.port}'}}]\n")
+            app.reload()
+            await until(lambda: app.metrics.loads == {("a", "failed"): 1} and not ollama.runners)
+            app.gateway.carrier.apply([Load(app.replicas[0], CHAT, "", 2)])
+            await until(lambda: other.runners)
+        await until(lambda: not other.runners)
+        assert app.metrics.loads == {("a", "failed"): 1}
 
 
 def refusals_in(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -127,7 +127,7 @@ async def test_tags_are_parsed_and_every_entry_survives_verbatim(probe: OllamaPr
     assert [entry.raw for entry in tags] == [strange, stub]
     assert [entry.model for entry in tags] == [
         InstalledModel("llama3.1:latest", "d"),
-        InstalledModel("gpt-oss:120b-cloud", "46e0c10c039e", remote=True),
+        InstalledModel("gpt-oss:120b-cloud", "46e0c10c039e", remote=True, size_bytes=4920753328),
     ]
     assert [entry.spelled for entry in tags] == ["Llama3.1", "gpt-oss:120b-cloud"]
     assert [entry.modified_s for entry in tags] == [-62135596800.0, pytest.approx(1787330891.123457, abs=1e-5)]

@@ -10,6 +10,7 @@ from corral.gateway.cli.entry import EXIT_BUG, EXIT_INTERRUPTED
 from corral.gateway.cli.table import COMMANDS
 from corral.gateway.config import NEEDS_RESTART, parse_config
 from corral.gateway.serve.admin import INDEX, SNAPSHOT_SCHEMA, snapshot_json
+from corral.gateway.serve.explain import explain_json
 from corral.gateway.serve.exposition import METRICS
 from tests.gateway.config.keys import rows
 from tests.gateway.serve import history
@@ -63,6 +64,16 @@ def test_every_key_of_the_snapshot_is_listed() -> None:
     listed = {key for cell in first_cells("The snapshot") for key in re.findall(r"`([^`]+)`", cell)}
     assert listed == keys
     assert f"`schema` is {SNAPSHOT_SCHEMA};" in PAGE
+
+
+def test_every_key_of_the_last_decisions_is_listed() -> None:
+    decisions = explain_json(history.choices(), 100.0)
+    keys = {f"decisions[].{key}" for key in decisions[0]} - {"decisions[].candidates"}
+    first, second = decisions[0]["candidates"][0], decisions[1]["candidates"][0]
+    keys |= {f"decisions[].candidates[].{key}" for key in first}
+    keys |= {f"decisions[].candidates[].gpu.{key}" for key in first["gpu"]}
+    keys |= {f"decisions[].candidates[].predicted.{key}" for key in second["predicted"]}
+    assert {key for cell in first_cells("The last decisions") for key in re.findall(r"`([^`]+)`", cell)} == keys
 
 
 def test_the_examples_are_configurations_that_work() -> None:

@@ -95,7 +95,15 @@ def _type(name: str, wanted: Any) -> str:
         return " or ".join(f"`{word}`" for word in get_args(base))
     unit = next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
     edges = [f"{sign} {_number(value)}" for meta in _metas(wanted) for sign, value in _edges(meta)]
-    return f"{WORDS[base]}{unit}{', ' if edges else ''}{', '.join(edges)}"
+    each = "; or names and such numbers" if _may_be_named(wanted) else ""
+    return f"{WORDS[base]}{unit}{', ' if edges else ''}{', '.join(edges)}{each}"
+
+
+def _may_be_named(wanted: Any) -> bool:
+    """Whether a value for each of some names may stand instead of one for all."""
+    union = get_args(wanted)[0] if get_origin(wanted) is Annotated else wanted
+    is_union = get_origin(union) in (Union, types.UnionType)
+    return is_union and any(get_origin(part) is dict for part in get_args(union))
 
 
 def _number(value: float) -> str:

@@ -53,3 +53,15 @@ def test_gpus_and_environments_are_said_without_a_value_that_may_be_secret() -> 
     assert diff_config(after, parse_config("gpus: auto\nollama: {env: {A: other, B: '1', D: '1'}}\n", "x")) == [
         "gpus: not set → auto"
     ]
+
+
+def test_a_context_length_for_each_model_is_said_with_its_values() -> None:
+    one = parse_config(OLD + "placement: {canonicalise: {num_ctx: 4096}}\n", "x")
+    named = parse_config(OLD + "placement: {enabled: false, canonicalise: {num_ctx: {m: 4096, b:1: 8}}}\n", "x")
+    assert diff_config(one, named) == [
+        "placement.enabled: True → False",
+        "placement.canonicalise.num_ctx: 4096 → {m:latest: 4096, b:1: 8}",
+    ]
+    assert diff_config(named, parse_config(OLD, "x"))[1] == (
+        "placement.canonicalise.num_ctx: {m:latest: 4096, b:1: 8} → not set"
+    )

@@ -16,14 +16,17 @@ from corral.model import Replica
 
 LEAST = 'replicas:\n  - {id: a, url: "http://127.0.0.1:21001"}\n'
 
+SECOND = '  - {id: b, url: "http://127.0.0.1:21002"'
+
 WHOLE = """
 listen: 0.0.0.0:11434
 admin_listen: "[::1]:11435"
 replicas:
   - {id: a, url: "http://127.0.0.1:21001", weight: 2.5, slots: 4}
-  - {id: b.2, url: "http://gpu-box:11434/"}
+  - {id: b.2, url: "http://gpu-box:11434/", max_loaded: 2, pin: [Llama3.1, b:1], keep_off: [big]}
 policy: {path: ./mine.py, name: Mine, depth: 3, names: [x, y]}
-queue: {max_requests: 8, max_wait_s: 5}
+queue: {max_requests: 8, max_wait_s: 5, order: wspt, fair: false, quantum_s: 10, age_s: 15}
+placement: {enabled: false, canonicalise: {num_ctx: {Llama3.1: 8192, b:1: 4096}}}
 probes: {gpu_interval_s: 3, ollama_interval_s: 0.5}
 timeouts: {connect_s: 1, head_s: 5, drain_s: 0, stall_s: 10, idle_s: 60}
 limits: {max_body_bytes: 1048576, max_head_bytes: 8192}
@@ -45,6 +48,9 @@ def test_one_replica_is_enough_and_everything_else_has_the_documented_default() 
     assert (config.listen, config.admin_listen) == (Address("127.0.0.1", 11434), Address("127.0.0.1", 11435))
     assert config.policy.name == "weighted-least-load"
     assert (config.queue.max_requests, config.queue.max_wait_s) == (512, 300)
+    assert (config.queue.order, config.queue.fair, config.queue.quantum_s, config.queue.age_s) == ("fcfs", True, 20, 30)
+    assert config.placement.enabled
+    assert config.placement.canonicalise.num_ctx is None
     assert (config.probes.gpu_interval_s, config.probes.ollama_interval_s) == (2, 1)
     timeouts = config.timeouts
     assert (timeouts.connect_s, timeouts.head_s, timeouts.drain_s) == (2, 20, 300)
@@ -62,6 +68,17 @@ def test_every_key_is_read() -> None:
     assert config.policy.name == "Mine"
     assert config.policy.path == Path("/etc/corral/mine.py")
     assert config.policy.options == {"depth": 3, "names": ["x", "y"]}
+    second = config.replicas[1].to_replica()
+    assert (second.max_loaded, second.pinned, second.kept_off) == (
+        2,
+        frozenset({"llama3.1:latest", "b:1"}),
+        frozenset({"big:latest"}),
+    )
+    queue = config.queue
+    assert (queue.max_requests, queue.max_wait_s) == (8, 5)
+    assert (queue.order, queue.fair, queue.quantum_s, queue.age_s) == ("wspt", False, 10, 15)
+    assert not config.placement.enabled
+    assert config.placement.canonicalise.num_ctx == {"llama3.1:latest": 8192, "b:1": 4096}
     assert config.timeouts.drain_s == 0
     assert config.limits.max_head_bytes == 8192
     assert config.origins == ("https://chat.example", "app://*", "*")
@@ -124,6 +141,8 @@ def test_a_mistake_in_the_shape_is_named_with_its_place(text: str, wanted: list[
         ("weight: '2'", ["write a plain number without unit or quotes"]),
         ("slots: 0", ["expected a whole number >= 1, found 0"]),
         ("slots: 1.5", ["expected a whole number", "found 1.5"]),
+        ("max_loaded: 0", ["expected a whole number >= 1, found 0"]),
+        ("pin: big", ["expected a list"]),
         ("slots: [1]", ["expected a whole number", "found a list"]),
         ("slots: !!timestamp x", ["cannot be read as timestamp"]),
         ("slots: !!python/name:os.getpid x", ["cannot be read: could not determine a constructor"]),
@@ -170,6 +189,16 @@ def test_a_wrong_value_of_a_replica_is_refused_and_explained(replica: str, wante
         ("listen: 127.0.0.1:99999", "port 99999 does not exist"),
         ("queue: {max_requests: 0}", "queue.max_requests: expected a whole number >= 1, found 0"),
         ("queue: {max_wait_s: 5m}", "queue.max_wait_s: expected a number, found 5m; write a plain number"),
+        ("queue: {order: sjf}", "queue.order: expected one of fcfs, wspt, found sjf"),
+        ("placement: {enabled: 1}", "placement.enabled: expected true or false, found 1"),
+        ("placement: {canonicalise: {num_ctx: 3}}", "placement.canonicalise.num_ctx: expected a whole number >= 4"),
+        ("placement: {canonicalise: {num_ctx: big}}", "expected a whole number, or one for each model, found big"),
+        ("placement: {canonicalise: {num_ctx: [4]}}", "expected a whole number, or one for each model, found a list"),
+        ("placement: {canonicalise: {num_ctx: {m: x}}}", "canonicalise.num_ctx.m: expected a whole number, found x"),
+        (
+            "placement: {canonicalise: {num_ctx: {m: 4, 'M:latest': 5}}}",
+            "canonicalise.num_ctx.M:latest: m:latest is given twice, as m and M:latest",
+        ),
         ("timeouts: {drain_s: -1}", ">= 0.0, found -1"),
         ("timeouts: {connect_s: 90000}", "<= 86400.0"),
         ("probes: {ollama_interval_s: 0}", ">= 0.05, found 0"),
@@ -201,6 +230,10 @@ def test_a_wrong_value_elsewhere_is_refused_and_explained(text: str, wanted: str
         ("admin_listen: localhost:21001\n", "is the gateway's own admin_listen"),
         ("listen: 127.0.0.1:5\nadmin_listen: 127.0.0.1:5\n", "is taken by listen"),
         ("listen: 0.0.0.0:5\nadmin_listen: 127.0.0.1:5\n", "is taken by listen"),
+        (f"{SECOND}, pin: [A, b], keep_off: ['a:latest']}}\n", "replicas[1].pin: A is also in keep_off; remove it"),
+        (f"{SECOND}, models: [a], pin: [a, b]}}\n", "replicas[1].pin: b is not one of its models, so nobody would"),
+        (f"{SECOND}, pin: ['']}}\n", "replicas[1].pin[0]: expected text of length >= 1"),
+        (f"{SECOND}, pin: [a, b], max_loaded: 1}}\n", "3:69: replicas[1].max_loaded: 1 is too little for the 2 models"),
     ],
 )
 def test_what_two_keys_together_make_wrong_is_refused(more: str, wanted: str) -> None:
@@ -401,6 +434,8 @@ def test_corral_runs_ollamas_of_its_own_unless_replicas_are_listed(text: str, ow
         ("gpus: [0]\nlarge_models: [big]\n", "large_models: needs gpus: auto"),
         ("ollama: {env: {OLLAMA_HOST: x}}\n", "corral.yaml:1:9: ollama.env.OLLAMA_HOST: Corral gives every replica"),
         ("gpus: [0, {gpus: [1], env: {OLLAMA_HOST: x}}]\n", "corral.yaml:1:11: gpus[1].env.OLLAMA_HOST: Corral gives"),
+        ("gpus: [{gpus: [0], pin: [a], keep_off: [a]}]\n", "corral.yaml:1:25: gpus[0].pin: a is also in keep_off"),
+        ("gpus: [{gpus: [0], models: [a], pin: [b]}]\n", "gpus[0].pin: b is not one of its models"),
         ("gpus: [{gpus: [0], split: diagonal}]\n", "gpus[0].split: expected one of layer, row, tensor, found diagonal"),
         ("ollama: {env: {a-b: 1}}\n", "ollama.env.a-b: expected the name of an environment variable, found 'a-b'"),
         ("ollama: {env: {A: [1]}}\n", "ollama.env.A: expected text or a number"),

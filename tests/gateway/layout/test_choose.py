@@ -73,6 +73,29 @@ def test_what_a_group_says_is_what_it_gets() -> None:
     assert "A" not in second.env
 
 
+def test_a_group_says_how_many_models_it_holds_which_of_them_always_and_which_never() -> None:
+    first, second, third = plan(
+        "gpus: [{gpus: [0, 1], max_loaded: 2, pin: [Chat], keep_off: [big]}, 2, {gpus: 3, max_loaded: 2,"
+        " env: {OLLAMA_MAX_LOADED_MODELS: 5}}]",
+        facts(row(4)),
+    ).replicas
+    assert (first.max_loaded, first.env["OLLAMA_MAX_LOADED_MODELS"]) == (2, "2")
+    assert (first.pinned, first.kept_off) == (frozenset({"chat:latest"}), frozenset({"big:latest"}))
+    assert "models in memory at most 2: gpus[0].max_loaded" in first.reasons
+    assert (third.max_loaded, third.env["OLLAMA_MAX_LOADED_MODELS"]) == (5, "5")
+    assert "models in memory at most 5: gpus[2].env.OLLAMA_MAX_LOADED_MODELS" in third.reasons
+    assert "OLLAMA_MAX_LOADED_MODELS" not in second.env
+    assert (second.max_loaded, second.pinned) == (3, frozenset())
+
+
+def test_without_a_word_about_it_ollama_holds_three_models_per_gpu() -> None:
+    assert [replica.max_loaded for replica in plan("gpus: [[0, 1], 2]", facts(row(3))).replicas] == [6, 3]
+    assert plan("{}", facts([])).replicas[0].max_loaded == 3
+    said = plan("ollama: {env: {OLLAMA_MAX_LOADED_MODELS: 0}}", facts(row(1))).replicas[0]
+    assert said.max_loaded == 3, "0 is its own default"
+    assert plan("ollama: {env: {OLLAMA_MAX_LOADED_MODELS: 1}}", facts(row(1))).replicas[0].max_loaded == 1
+
+
 def test_gpus_in_no_group_are_left_alone_and_said() -> None:
     assert "GPUs 0 and 2 are in no group and left alone." in plan("gpus: [1]", facts(row(3))).notes
 
@@ -367,3 +390,5 @@ def test_the_signature_changes_with_what_needs_a_new_process_only() -> None:
     assert plan("{}", facts(row(1), program=NEW)).replicas[0].signature == first.signature
     assert plan("ollama: {parallel: 1}", facts(row(1))).replicas[0].signature != first.signature
     assert replace(first, weight=9.0, reasons=()).signature == first.signature
+    assert plan("gpus: [{gpus: 0, pin: [a]}]", facts(row(1))).replicas[0].signature == first.signature
+    assert plan("gpus: [{gpus: 0, max_loaded: 1}]", facts(row(1))).replicas[0].signature != first.signature

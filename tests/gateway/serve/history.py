@@ -5,16 +5,22 @@ from __future__ import annotations
 from corral.errors import Fault, Refusal
 from corral.gateway.serve.metrics import Metrics
 from corral.model import (
+    Choice,
+    Decision,
     Gpu,
     GpuCondition,
+    GpuLoad,
     GpuProcess,
     GpuSample,
     GpuState,
     GpuVendor,
     Health,
+    Prediction,
     ProcessState,
     ProcessStatus,
     ReplicaState,
+    ReplicaView,
+    RequestKind,
     Snapshot,
     Throttle,
 )
@@ -105,6 +111,22 @@ def snapshot() -> Snapshot:
     )
 
 
+def choices() -> tuple[Choice, ...]:
+    """One by weights alone, one by predictions, and one for a request without a model."""
+    hot = GpuLoad(1.25, 2.0, utilisation_ratio=0.75)
+    here, nothing = frozenset({"llama3.1:8b"}), frozenset[str]()
+    first = (ReplicaView("a", 2.5, 4, 3, 2, here, gpu=hot), ReplicaView("b", 1.0, 4, 1, 1, None))
+    predicted = (
+        ReplicaView("a", 2.5, 4, 3, 2, here, predicted=Prediction(0.0, 0.1128, 0.3, 0.05, 0.4, 1.0, 0.4378)),
+        ReplicaView("b", 1.0, 4, 1, 1, nothing, predicted=Prediction(1.5, 0.45, 0.75, 0.0, 0.0, 1.2, 10.25)),
+    )
+    return (
+        Choice(88.0, "llama3.1:8b", RequestKind.INFERENCE, 0.0, Decision("b", "least load"), first),
+        Choice(97.5, "llama3.1:8b", RequestKind.INFERENCE, 1.25, Decision("a", "least time"), predicted),
+        Choice(99.0, None, RequestKind.OTHER, 0.0, Decision("b", "only candidate"), first[1:]),
+    )
+
+
 def metrics() -> Metrics:
     counters = Metrics()
     counters.know_models(["llama3.1:8b"])
@@ -117,6 +139,10 @@ def metrics() -> Metrics:
     counters.health_changed("b", Health.DOWN)
     counters.probe("a", "version", 0.25, True)
     counters.probe("b", "version", 0.5, False)
+    counters.load_ended("a", 4.5, ok=True)
+    counters.load_ended("b", 0.0, ok=False)
+    counters.unload_ended("a", ok=True)
+    counters.unload_ended("b", ok=False)
     counters.reloaded(True)
     counters.reloaded(False)
     counters.gpu_rounds, counters.gpu_seconds = 7, 0.125

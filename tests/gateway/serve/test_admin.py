@@ -16,7 +16,7 @@ from aiohttp import web
 
 from corral.errors import CorralError
 from corral.gateway.serve.admin import make_admin, make_runner
-from corral.model import Order, ReplicaState, Snapshot
+from corral.model import Choice, Order, ReplicaState, Snapshot
 from tests.gateway.serve import history
 
 
@@ -27,6 +27,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.state = history.snapshot()
+        self.choices = history.choices()
         self.readiness = (True, "2 of 3 replicas can serve")
         self.broken = False
         self.ordered: list[str] = []
@@ -36,6 +37,9 @@ class Gateway:
         if self.broken:
             raise ZeroDivisionError("secret detail")
         return self.state
+
+    def explain(self) -> tuple[Choice, ...]:
+        return self.choices
 
     def ready(self) -> tuple[bool, str]:
         return self.readiness
@@ -278,3 +282,16 @@ async def test_whatever_is_sent_the_answer_has_no_traceback(admin: Admin, sent: 
     assert answer.split(b" ")[1].startswith(status)
     assert b"Traceback" not in answer
     assert b".py" not in answer
+
+
+@pytest.mark.parametrize(("query", "ages"), [("", [12.0, 2.5, 1.0]), ("?n=1", [1.0]), ("?n=900000", [12.0, 2.5, 1.0])])
+async def test_the_last_decisions_come_with_the_latest_last(admin: Admin, query: str, ages: list[float]) -> None:
+    status, page = await admin.ask("GET", f"/explain{query}")
+    assert (status, [decision["age_s"] for decision in page["decisions"]]) == (200, ages)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "x", "", "1e3", "9" * 5000])
+async def test_a_wrong_number_of_decisions_is_400(admin: Admin, count: str) -> None:
+    status, page = await admin.ask("GET", f"/explain?n={count}")
+    assert status == 400
+    assert page == {"error": f"n={count[:20]} is not a whole number from 1 upwards"}

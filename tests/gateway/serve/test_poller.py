@@ -114,6 +114,24 @@ async def test_a_new_replica_is_known_in_full_at_once(ollama: FakeOllama, feed: 
     assert sorted((part, ok) for _, part, _, ok in feed.seconds) == [("ps", True), ("tags", True), ("version", True)]
 
 
+async def test_memory_that_changed_is_read_at_once_and_nothing_else(ollama: FakeOllama, feed: RecordingFeed) -> None:
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await feed.until(all_read(feed))
+        poller.read_memory("a")
+        poller.read_memory("nobody")
+        await feed.until(lambda: feed.read("a", "ps") == 2)
+        assert (feed.read("a", "tags"), feed.count("a")) == (1, 1)
+
+
+async def test_a_model_is_spelled_as_the_replica_spells_it(ollama: FakeOllama, feed: RecordingFeed) -> None:
+    ollama.answers["/api/tags"] = document({"models": [TAG | {"name": "hf.co/Some/Model:Q4_K_M"}]})
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await feed.until(all_read(feed))
+        assert poller.spelled("a", "hf.co/some/model:q4_k_m") == "hf.co/Some/Model:Q4_K_M"
+        assert poller.spelled("a", "other:latest") == "other:latest"
+        assert poller.spelled("nobody", "other:latest") == "other:latest"
+
+
 async def test_a_stalled_ps_neither_delays_liveness_nor_piles_up(ollama: FakeOllama, feed: RecordingFeed) -> None:
     ollama.answers["/api/ps"] = held(asyncio.Event(), page(b""))
     async with polling(feed, [ollama.replica()], 0.2):

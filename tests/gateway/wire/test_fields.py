@@ -55,6 +55,28 @@ def test_the_signature_names_what_makes_ollama_reload() -> None:
     body = b'{"model":"m","options":{"temperature":0.1,"num_gpu":1,"num_ctx":4096,"use_mmap":false},"shift":false}'
     assert request("/api/chat", body).signature == "num_ctx=4096,num_gpu=1,use_mmap=0,shift=0"
     assert request("/api/chat", b'{"model":"m","options":{"temperature":0.1}}').signature == ""
+    assert request("/api/chat", b'{"model":"m","options":{"num_predict":7},"shift":true}').signature == ""
+    assert request("/api/chat", b'{"model":"m","shift":false}').signature == "shift=0"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "limit"),
+    [
+        ("/api/chat", b'"options":{"num_predict":7}', 7),
+        ("/api/chat", b'"options":{"num_predict":7.0}', 7),
+        ("/api/chat", b'"options":{"num_predict":-1}', None),
+        ("/api/chat", b'"options":{"num_predict":0}', None),
+        ("/api/chat", b'"options":{"num_predict":1e300}', None),
+        ("/api/chat", b'"options":{}', None),
+        ("/v1/chat/completions", b'"max_tokens":9', 9),
+        ("/v1/chat/completions", b'"max_tokens":9,"max_completion_tokens":8', 8),
+        ("/v1/chat/completions", b'"max_tokens":null', None),
+        ("/v1/responses", b'"max_output_tokens":6', 6),
+        ("/v1/messages", b'"max_tokens":1024', 1024),
+    ],
+)
+def test_the_most_tokens_that_are_wanted(path: str, fields: bytes, limit: int | None) -> None:
+    assert request(path, b'{"model":"m",%b}' % fields).output_limit == limit
 
 
 def test_unknown_posts_that_name_a_model_are_inference() -> None:

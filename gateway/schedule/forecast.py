@@ -1,0 +1,169 @@
+"""How long a request would take on a replica: what was learned of costs, applied to what is going on there now."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from corral.gateway.schedule.costs import Costs
+from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.prefix import BLOCK_BYTES, Prefixes
+from corral.gateway.schedule.ticket import Lease
+from corral.model import Figures, Prediction, RouteRequest
+
+FIRST: Final = 1.0
+END: Final = 0.1
+OTHERS: Final = 0.1
+"""What a second until the first token, until the end, and of the others' delay weighs: tried in the laboratory."""
+_ALONE_RATIO: Final = 0.2
+"""A prompt that waited longer than this share of itself for others says little about its own cost."""
+
+
+class Ask(NamedTuple):
+    """What one request needs, wherever it goes."""
+
+    key: str
+    model: str
+    prompt_tokens: float
+    output_tokens: float
+    prefix: tuple[int, ...]
+    block_tokens: float
+
+
+class Forecast:
+    """Predicts, and learns from what became of what it predicted."""
+
+    def __init__(self) -> None:
+        self.costs = Costs()
+        self.prefixes = Prefixes()
+        self.is_learning = True
+        self.uses_prefixes = True
+
+    def ask(self, request: RouteRequest) -> Ask:
+        costs = self.costs
+        tokens = costs.prompt_tokens(request)
+        size = request.body_bytes if request.text_bytes is None else request.text_bytes
+        block_tokens = tokens * BLOCK_BYTES / size if size else 0.0
+        prefix = request.prefix if self.uses_prefixes else ()
+        return Ask(request.key, request.model or "", tokens, costs.output_tokens(request), prefix, block_tokens)
+
+    def knows(self, key: str) -> bool:
+        return self.costs.decode.knows(key) or self.costs.prefill.knows(key)
+
+    def predict(self, member: Member[Any], ask: Ask, now_s: float) -> Prediction:
+        """Something must be known of the key. Parts of which nothing is known are zero, on every replica alike."""
+        costs, inflight = self.costs, member.inflight
+        beside = inflight.get(ask.model, 0)
+        stretch = 1.0 + len(inflight) - (beside > 0)
+        gpu = member.gpu
+        slowdown = 1.0
+        if gpu is not None:
+            stretch += gpu.foreign
+            slowdown = member.derate(gpu.slowdown)
+        hit = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix) if ask.prefix else 0
+        cached = min(hit * ask.block_tokens, ask.prompt_tokens)
+        prefill_s = saved_s = decode_s = others_s = 0.0
+        if costs.prefill.knows(ask.key):
+            token_s = costs.prefill.line(member.id, ask.key)[0] * stretch
+            prefill_s, saved_s = (ask.prompt_tokens - cached) * token_s, cached * token_s
+        if costs.decode.knows(ask.key):
+            alone_s, more_s = costs.decode.line(member.id, ask.key)
+            decode_s = (alone_s + more_s * beside) * stretch * ask.output_tokens
+            others_s = beside * more_s * stretch * ask.output_tokens
+        others_s += member.decoding * prefill_s
+        if not beside and inflight:
+            others_s += member.rest_s
+        wait_s = member.pending_s(now_s)
+        first_s = wait_s + prefill_s
+        cost_s = (FIRST * first_s + END * (first_s + decode_s) + OTHERS * others_s) * slowdown
+        return Prediction(wait_s, prefill_s, decode_s, others_s, saved_s, slowdown, cost_s)
+
+    def service_s(self, ask: Ask) -> float:
+        """GPU-seconds it takes on a replica of weight 1, about: what it is charged with, and ordered by."""
+        costs = self.costs
+        known_s = 0.0
+        if costs.prefill.knows(ask.key):
+            known_s += costs.prefill.key_s(ask.key) * ask.prompt_tokens
+        if costs.decode.knows(ask.key):
+            known_s += costs.decode.key_s(ask.key) * ask.output_tokens
+        return known_s or 1.0
+
+    def speed(self, member: Member[Any]) -> float:
+        """How fast it is, beside a replica of weight 1."""
+        return self.costs.decode.speed(member.id, member.replica.weight)
+
+    def request_s(self, key: str, slots: int) -> float:
+        """Seconds that one request takes of a replica of speed 1 that is busy with ``slots`` of them at once."""
+        costs = self.costs
+        prompt, output = costs.usual(key)
+        taken_s = 0.0
+        if costs.prefill.knows(key):
+            taken_s += costs.prefill.key_s(key) * prompt
+        if costs.decode.knows(key):
+            taken_s += costs.decode.key_s(key) * costs.decode.crowd(slots) / slots * output
+        return taken_s or (costs.service_s(key) or 1.0) / slots
+
+    def use(self, weights: dict[str, float]) -> None:
+        """These are the replicas now."""
+        self.costs.decode.set_weights(weights)
+        self.costs.prefill.set_weights(weights)
+
+    def forget(self, replica_id: str) -> None:
+        """Another one answers under this name, or none."""
+        self.costs.decode.forget(replica_id)
+        self.costs.prefill.forget(replica_id)
+        self.prefixes.forget(replica_id)
+
+    def charge_s(self, lease: Lease, now_s: float) -> float:
+        """The share of a GPU that a request had, in seconds."""
+        if lease.key is None:
+            return 0.0
+        return (now_s - lease.sent_at_s) / max(1, lease.inflight)
+
+    # ---- what became of it
+
+    def sent(self, member: Member[Any], lease: Lease, ask: Ask, predicted: Prediction | None, now_s: float) -> None:
+        """The request was just counted in there."""
+        lease.ask = ask
+        if predicted is not None:
+            member.predicted(lease, predicted, now_s)
+            tokens_s = self.costs.prefill.line(member.id, ask.key)[0] if self.costs.prefill.knows(ask.key) else 0.0
+            lease.cached_tokens = predicted.saved_s / tokens_s if tokens_s else 0.0
+        elif ask.prefix:
+            lease.cached_tokens = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix) * ask.block_tokens
+        self.prefixes.sent(member.id, ask.key, ask.prefix)
+
+    def ended(self, member: Member[Any], lease: Lease, figures: Figures, now_s: float) -> None:
+        """It was answered completely."""
+        if not self.is_learning or lease.ask is None or lease.key is None:
+            return
+        request = lease.ticket.request
+        ask = lease.ask
+        self.costs.ended(request, figures, now_s - lease.sent_at_s)
+        self._learn_decode(member, lease, figures, now_s)
+        self._learn_prefill(member, lease, figures, ask)
+
+    def _learn_decode(self, member: Member[Any], lease: Lease, figures: Figures, now_s: float) -> None:
+        first_s, tokens = lease.first_at_s, figures.output_tokens
+        if first_s is None or tokens is None or tokens < 2 or now_s <= first_s:
+            return
+        taken_s = now_s - first_s if figures.decode_s is None else figures.decode_s
+        models, company = member.company(lease, now_s)
+        self.costs.decoded(member.id, request_key(lease), company, taken_s / (tokens - 1) / models)
+
+    def _learn_prefill(self, member: Member[Any], lease: Lease, figures: Figures, ask: Ask) -> None:
+        first_s = lease.first_at_s
+        if first_s is None:
+            return
+        taken_s = first_s - lease.sent_at_s if figures.prefill_s is None else figures.prefill_s
+        tokens = ask.prompt_tokens if figures.prompt_tokens is None else float(figures.prompt_tokens)
+        known = self.costs.prefill.knows(ask.key)
+        if known and lease.cached_tokens:
+            token_s = self.costs.prefill.line(member.id, ask.key)[0] * lease.models_at_start
+            cached = tokens - taken_s / token_s if token_s else 0.0
+            self.prefixes.measured(member.id, ask.key, lease.cached_tokens, cached)
+        elif lease.waited_at_start_s <= _ALONE_RATIO * taken_s:
+            self.costs.prefilled(member.id, ask.key, tokens, taken_s / lease.models_at_start)
+
+
+def request_key(lease: Lease) -> str:
+    return lease.ticket.request.key

@@ -1,0 +1,197 @@
+"""What is in one replica's memory, and what the gateway is changing there."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from corral.model import LoadedModel
+
+DEFAULT_MAX_LOADED: Final = 3
+"""Per GPU: Ollama's own default."""
+_FORGET_LIMIT_S: Final = 900.0
+"""What was learned about how much fits is tried again after this long."""
+
+
+@dataclass(slots=True)
+class Held:
+    """One model in memory."""
+
+    signature: str | None
+    """The options that it was loaded with; None: somebody else loaded it, and nobody knows."""
+    since_s: float
+    used_s: float
+    """When a request for it was last sent or ended."""
+    size_bytes: int | None = None
+    served_s: float = 0.0
+    """Seconds of requests since it came."""
+
+
+@dataclass(slots=True)
+class Swap:
+    """A model on its way into memory, and those that leave for it: first they drain, then they are let go of."""
+
+    model: str
+    signature: str
+    leaving: list[str]
+    number: int
+    began_s: float
+    is_loading: bool = False
+    is_unloading: bool = False
+    load_s: float = 0.0
+    """How long the load is thought to take."""
+    loading_s: float = 0.0
+    """When it was asked for."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.model} {self.signature}" if self.signature else self.model
+
+    @property
+    def is_begun(self) -> bool:
+        """Something was asked for, and is not done."""
+        return self.is_loading or self.is_unloading
+
+
+class Memory:
+    """Written by the scheduler alone. ``is_known``: `/api/ps` was read lately, so that absence means something."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, Held] = {}
+        self.is_known = False
+        self.read_at_s: float | None = None
+        self.swap: Swap | None = None
+        self.failed: dict[str, tuple[int, float]] = {}
+        """By key: how many loads failed in a row, and until when none is tried."""
+        self.changed_s = float("-inf")
+        """When the gateway last changed something: what was read before says nothing any more."""
+        self._before_load: frozenset[str] = frozenset()
+        self._lost: dict[str, int | None] = {}
+        """Of these, the ones that left during the load, with their sizes."""
+        self._count_limit: tuple[int, float] | None = None
+        self._bytes_limit: tuple[int, float] | None = None
+
+    def holds(self, model: str, signature: str) -> bool:
+        """Whether a request for it finds it in memory, and may be sent."""
+        held = self.models.get(model)
+        if held is None or (held.signature is not None and held.signature != signature):
+            return False
+        return not self.is_changing(model)
+
+    def is_changing(self, model: str) -> bool:
+        """Whether it is on its way in or out."""
+        swap = self.swap
+        return swap is not None and (model in swap.leaving or model == swap.model)
+
+    def is_failed(self, key: str, now_s: float) -> bool:
+        """Loads of it failed here a moment ago: whoever needs it is sent, so that Ollama itself says why."""
+        found = self.failed.get(key)
+        return found is not None and now_s < found[1]
+
+    def use(self, model: str, signature: str, now_s: float) -> None:
+        """A request for it was sent: if it was not in memory it will be."""
+        held = self.models.get(model)
+        if held is None:
+            self.models[model] = Held(signature, now_s, now_s)
+        else:
+            held.used_s, held.signature = now_s, signature
+
+    def served(self, model: str, seconds: float, now_s: float) -> None:
+        held = self.models.get(model)
+        if held is not None:
+            held.used_s = now_s
+            held.served_s += seconds
+
+    def read(self, loaded: Iterable[LoadedModel], inflight: Iterable[str], taken_s: float, now_s: float) -> list[str]:
+        """`/api/ps` as of ``taken_s``: the models that left. One in use is there whatever the list says."""
+        self.is_known = True
+        self.read_at_s = taken_s
+        if taken_s < self.changed_s:
+            return []
+        listed = {model.name: model for model in loaded}
+        for name, model in listed.items():
+            held = self.models.get(name)
+            if held is None:
+                if self.swap is not None and self.swap.model == name:
+                    continue  # older engines list what is still being loaded
+                held = self.models[name] = Held(None, now_s, now_s)
+            held.size_bytes = model.size_vram_bytes or model.size_bytes
+        using = set(inflight)
+        gone = [name for name in self.models if name not in listed and name not in using]
+        lost = {name: self.models.pop(name).size_bytes for name in gone}
+        self._learn_limit(listed, lost, now_s)
+        return gone
+
+    def forget(self, inflight: Container[str] = ()) -> None:
+        """The last reading is old, and nothing is known any more but what is in use."""
+        self.models = {name: held for name, held in self.models.items() if name in inflight}
+        self.is_known = False
+        self.read_at_s = None
+
+    # ---- changes
+
+    def begin(self, swap: Swap) -> None:
+        self.swap = swap
+
+    def loading(self, now_s: float) -> None:
+        assert self.swap is not None
+        self.swap.is_loading, self.swap.loading_s = True, now_s
+        self._before_load, self._lost = frozenset(self.models), {}
+
+    def unloaded(self, model: str, now_s: float) -> None:
+        self.models.pop(model, None)
+        self.changed_s = now_s
+
+    def ended(self, now_s: float, *, ok: bool) -> Swap:
+        """The load is over."""
+        swap = self.swap
+        assert swap is not None
+        self.swap = None
+        self.changed_s = now_s
+        if ok:
+            self.models[swap.model] = Held(swap.signature, now_s, now_s)
+            self.failed.pop(swap.key, None)
+        else:
+            count = self.failed.get(swap.key, (0, 0.0))[0] + 1
+            self.failed[swap.key] = (count, now_s + min(600.0, 15.0 * 2**count))
+            self._before_load, self._lost = frozenset(), {}
+        return swap
+
+    # ---- how much fits
+
+    def most_models(self, configured: int | None, gpus: int) -> int:
+        """How many models it holds at most: as configured, or as was seen, or Ollama's default."""
+        if configured is not None:
+            return configured
+        limit = DEFAULT_MAX_LOADED * max(1, gpus)
+        return limit if self._count_limit is None else min(limit, self._count_limit[0])
+
+    @property
+    def bytes_seen_too_many(self) -> int | None:
+        """So many bytes of models did not fit together."""
+        return None if self._bytes_limit is None else self._bytes_limit[0]
+
+    def forget_limits(self, now_s: float) -> None:
+        if self._count_limit is not None and now_s > self._count_limit[1]:
+            self._count_limit = None
+        if self._bytes_limit is not None and now_s > self._bytes_limit[1]:
+            self._bytes_limit = None
+        for key in [key for key, (_, until_s) in self.failed.items() if now_s > until_s + _FORGET_LIMIT_S]:
+            del self.failed[key]
+
+    def _learn_limit(self, listed: dict[str, LoadedModel], gone: Mapping[str, int | None], now_s: float) -> None:
+        """After a load of the gateway's own something else is missing: Ollama made room by itself."""
+        self._lost |= {name: size for name, size in gone.items() if name in self._before_load}
+        if self.swap is not None:
+            return
+        lost, self._lost, self._before_load = list(self._lost.values()), {}, frozenset()
+        if not lost:
+            return
+        until_s = now_s + _FORGET_LIMIT_S
+        together = len(listed) + len(lost)
+        sizes = [*lost, *(model.size_vram_bytes or model.size_bytes for model in listed.values())]
+        if together > 2 or not all(sizes):
+            self._count_limit = (max(1, together - len(lost)), until_s)
+        else:
+            self._bytes_limit = (sum(size or 0 for size in sizes), until_s)

@@ -1,0 +1,410 @@
+"""Which model lives where: what to load for those that wait, and what has to leave for it.
+
+Rules of this file:
+
+1. Only the gateway loads and unloads: first the victim drains, then it is let go of, then the target is loaded, by
+   requests of the gateway's own. So Ollama never has to evict, which it does by name and sometimes for ever.
+2. A model that is nowhere must be loaded: where it is there soonest, and what leaves is missed least.
+3. A further copy is made where it saves more seconds of waiting than it costs: at once where there is room, and where
+   something has to leave only if that is missed less. The only copy of a model in use never leaves for another copy.
+4. Where more models are wanted than fit, each that was loaded first serves for five times as long as its load took,
+   unless somebody has waited for a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from corral.gateway.schedule.demand import Arrivals, queues, spread
+from corral.gateway.schedule.effects import Effect, Load, Unload
+from corral.gateway.schedule.forecast import Forecast
+from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.memory import Held, Swap
+from corral.gateway.schedule.roster import Roster
+from corral.gateway.schedule.ticket import Ticket
+
+T = TypeVar("T", bound=Ticket)
+
+_HORIZON_S: Final = 60.0
+_DWELL_S: Final = 30.0
+"""A model stays at least so long before it leaves for another's further copy."""
+_COLD_S: Final = 60.0
+"""Whoever waited so long for a model gets it, whoever is still busy with another."""
+_SWAP_SHARE: Final = 0.2
+_FIT_RATIO: Final = 0.8
+"""Ollama takes no more than this share of what is free."""
+_LOOK_S: Final = 0.25
+_HYSTERESIS: Final = 1.5
+"""What a further copy saves must be so many times what something that leaves for it loses."""
+_COPY_COST: Final = 0.1
+"""What a load weighs where nothing has to leave for it: it only takes time that nobody else wants."""
+_GIB: Final = 1 << 30
+_MOST_KEYS: Final = 512
+"""Keys come from clients: those asked for last are remembered."""
+
+
+class _Move(NamedTuple):
+    """Load the key there, after these have left."""
+
+    member: Member[Any]
+    victims: list[str]
+    ready_s: float
+    """Until it is in memory."""
+    loss_s: float
+    """What is lost by those that leave, in seconds of waiting."""
+
+
+class Wanted(NamedTuple):
+    """A key that requests wait for, or may soon."""
+
+    key: str
+    model: str
+    signature: str
+    waiting: int
+    waited_s: float
+
+
+class _State:
+    """Which keys are where, and how busy the replicas are with them."""
+
+    def __init__(
+        self,
+        homes: dict[str, list[str]],
+        speeds: dict[str, float],
+        demands: dict[str, float],
+        requests_s: dict[str, float],
+        models: dict[tuple[str, str], str],
+    ) -> None:
+        self.homes = homes
+        self.speeds = speeds
+        self._demands = demands
+        self._requests_s = requests_s
+        self._keys = models
+        self.queues = queues(spread(demands, homes, speeds), speeds)
+
+    def request_s(self, key: str) -> float:
+        """Seconds that one request takes of a busy replica of speed 1."""
+        return self._requests_s.get(key, 1.0)
+
+    def is_elsewhere(self, key: str, model: str, home: str) -> bool:
+        """Whether another one has it already; a copy that is coming may yet fail."""
+        return any(each != home and self._keys.get((each, model)) == key for each in self.homes.get(key, ()))
+
+    def queues_with(self, key: str, home: str, victims: Sequence[str]) -> float:
+        """As :attr:`queues`, if the key was there, too, and the victims were not."""
+        homes = dict(self.homes)
+        for victim in victims:
+            gone = self._keys.get((home, victim))
+            if gone is not None:
+                homes[gone] = [each for each in homes[gone] if each != home]
+        homes[key] = [*homes.get(key, []), home]
+        return self._queues(homes)
+
+    def queues_without(self, key: str, home: str) -> float:
+        return self._queues({**self.homes, key: [each for each in self.homes[key] if each != home]})
+
+    def _queues(self, homes: dict[str, list[str]]) -> float:
+        there = {key: each for key, each in homes.items() if each}
+        return queues(spread(self._demands, there, self.speeds), self.speeds)
+
+
+def key_of(model: str, held: Held) -> str:
+    return f"{model} {held.signature}" if held.signature else model
+
+
+class Placer(Generic[T]):
+    """Decides about memory, and follows each change until it is done."""
+
+    def __init__(self, roster: Roster[T], forecast: Forecast) -> None:
+        self.is_enabled = True
+        self._roster = roster
+        self._forecast = forecast
+        self._arrivals: dict[str, Arrivals] = {}
+        self._looked_s: dict[str, float] = {}
+        self._numbers = 0
+
+    # ---- what is asked for
+
+    def arrived(self, key: str, now_s: float) -> None:
+        arrivals = self._arrivals.pop(key, None) or Arrivals(now_s)
+        self._arrivals[key] = arrivals
+        arrivals.arrived(now_s)
+        if len(self._arrivals) > _MOST_KEYS:
+            del self._arrivals[next(iter(self._arrivals))]
+
+    def forget_old(self, now_s: float) -> None:
+        for key in [key for key, arrivals in self._arrivals.items() if arrivals.is_gone(now_s)]:
+            del self._arrivals[key]
+        for key in [key for key in self._looked_s if key not in self._arrivals]:
+            del self._looked_s[key]
+
+    def is_due(self, key: str, now_s: float) -> bool:
+        """Not looked at a moment ago."""
+        return now_s - self._looked_s.get(key, float("-inf")) >= _LOOK_S
+
+    # ---- deciding
+
+    def provide(self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]) -> bool:
+        """See to it that those who wait are served; False: it cannot be loaded anywhere, let Ollama itself say why."""
+        self._looked_s[wanted.key] = now_s
+        model, signature = wanted.model, wanted.signature
+        copies = [member for member in serving if member.memory.holds(model, signature)]
+        coming = [member for member in serving if member.memory.swap and member.memory.swap.key == wanted.key]
+        if not copies and not coming:
+            return self._provide_first(wanted, serving, now_s, effects)
+        if wanted.waiting > sum(member.slots_of(model) for member in coming):
+            move = self._provide_more(wanted, serving, coming, now_s)
+            if move is not None:
+                self._begin(move, wanted, now_s, effects)
+        return True
+
+    def _provide_first(
+        self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]
+    ) -> bool:
+        able = [member for member in serving if not member.memory.is_failed(wanted.key, now_s)]
+        state = self._state(now_s, wanted)
+        free = [member for member in able if member.memory.swap is None]
+        moves = [self._move(wanted, member, now_s, state, is_first=True) for member in free]
+        found = [move for move in moves if move is not None]
+        if found:
+            best = min(found, key=lambda move: move.ready_s * max(1, wanted.waiting) + move.loss_s)
+            self._begin(best, wanted, now_s, effects)
+        return bool(able)
+
+    def _provide_more(
+        self, wanted: Wanted, serving: Sequence[Member[T]], coming: Sequence[Member[T]], now_s: float
+    ) -> _Move | None:
+        """The further copy that saves the most, if any saves more than it costs."""
+        state = self._state(now_s, wanted)
+        homes = state.homes.get(wanted.key, [])
+        best, best_gain_s = None, 0.0
+        for member in serving:
+            memory = member.memory
+            if member.id in homes or memory.swap is not None or memory.is_failed(wanted.key, now_s):
+                continue
+            if memory.holds(wanted.model, wanted.signature):  # somebody else loaded it, nobody knows how
+                continue
+            move = self._move(wanted, member, now_s, state, is_first=False)
+            if move is None or (move.victims and coming):
+                continue
+            gain_s = self._gain_s(wanted, member, move, state)
+            if gain_s > best_gain_s:
+                best, best_gain_s = move, gain_s
+        return best
+
+    def _gain_s(self, wanted: Wanted, member: Member[T], move: _Move, state: _State) -> float:
+        """What the copy saves in the next minute, and of the queue there is, without what it costs."""
+        homes = state.homes.get(wanted.key, [])
+        saved_s = _HORIZON_S * (state.queues - state.queues_with(wanted.key, member.id, move.victims))
+        each_s = state.request_s(wanted.key)
+        speed = sum(state.speeds[home] for home in homes) or 1.0
+        left = wanted.waiting - move.ready_s * speed / each_s
+        if left > 0:
+            saved_s += left * left * each_s / 2 * (1.0 / speed - 1.0 / (speed + state.speeds[member.id]))
+        if not move.victims:
+            return saved_s - move.ready_s * _COPY_COST
+        return saved_s / _HYSTERESIS - move.ready_s - move.loss_s
+
+    def _move(self, wanted: Wanted, member: Member[T], now_s: float, state: _State, *, is_first: bool) -> _Move | None:
+        """The cheapest way to have it there; None: there is none now."""
+        victims: list[str] = []
+        loss_s = 0.0
+        held = member.memory.models.get(wanted.model)
+        if held is not None:  # loaded with other options: Ollama would load it anew, too
+            found_s = self._loss_s(wanted, member, wanted.model, held, now_s, state, is_first=is_first)
+            if found_s is None or (not is_first and wanted.model in member.replica.pinned):
+                return None
+            victims.append(wanted.model)
+            loss_s += found_s
+        while not self._fits(wanted, member, victims):
+            found = self._victim(wanted, member, victims, now_s, state, is_first=is_first)
+            if found is None:
+                return None
+            victims.append(found[0])
+            loss_s += found[1]
+        costs = self._forecast.costs
+        ready_s = costs.load_s(wanted.key, wanted.model)
+        if victims:
+            ready_s += costs.swap_s()
+        busy = [key_of(name, member.memory.models[name]) for name in victims if name in member.inflight]
+        ready_s += max((costs.service_s(key) or 0.0 for key in busy), default=0.0)
+        return _Move(member, victims, ready_s, loss_s)
+
+    def _victim(
+        self, wanted: Wanted, member: Member[T], taken: Sequence[str], now_s: float, state: _State, *, is_first: bool
+    ) -> tuple[str, float] | None:
+        """The model there that is missed least, and by how many seconds."""
+        best: tuple[str, float] | None = None
+        for model, held in member.memory.models.items():
+            if model in taken or model in member.replica.pinned:
+                continue
+            loss_s = self._loss_s(wanted, member, model, held, now_s, state, is_first=is_first)
+            if loss_s is not None and (best is None or loss_s < best[1]):
+                best = model, loss_s
+        return best
+
+    def _loss_s(
+        self, wanted: Wanted, member: Member[T], model: str, held: Held, now_s: float, state: _State, *, is_first: bool
+    ) -> float | None:
+        """What it costs that the model leaves; None: it may not."""
+        key = key_of(model, held)
+        if not state.is_elsewhere(key, model, member.id):
+            return self._last_loss_s(wanted, member, model, held, now_s, is_first=is_first)
+        if not is_first and now_s - held.since_s < _DWELL_S:
+            return None
+        return _HORIZON_S * (state.queues_without(key, member.id) - state.queues)
+
+    def _last_loss_s(
+        self, wanted: Wanted, member: Member[T], model: str, held: Held, now_s: float, *, is_first: bool
+    ) -> float | None:
+        """What it costs that the only copy goes; None: it may not."""
+        key = key_of(model, held)
+        costs = self._forecast.costs
+        again_s = costs.load_s(key, model) + costs.swap_s()
+        if not is_first and (model in member.inflight or now_s - held.used_s < _DWELL_S):
+            return None
+        waited_s = min(wanted.waited_s, now_s - held.since_s)  # or all that wait for long would take turns at once
+        if model in member.inflight and held.served_s < again_s / _SWAP_SHARE and waited_s < _COLD_S:
+            return None
+        arrivals = self._arrivals.get(key)
+        hertz = 0.0 if arrivals is None else arrivals.hertz(now_s)
+        return (1.0 - exp(-hertz * _HORIZON_S)) * again_s * (1.0 + hertz * again_s)
+
+    def _state(self, now_s: float, wanted: Wanted) -> _State:
+        """What is where, or will be when the changes under way are done, and how busy that makes everybody."""
+        homes: dict[str, list[str]] = {}
+        speeds: dict[str, float] = {}
+        models: dict[tuple[str, str], str] = {}
+        for member in self._roster.usable():
+            memory, swap = member.memory, member.memory.swap
+            foreign = 0.0 if member.gpu is None else member.gpu.foreign
+            speeds[member.id] = self._forecast.speed(member) / (1.0 + foreign)
+            for model, held in memory.models.items():
+                if swap is None or model not in swap.leaving:
+                    key = key_of(model, held)
+                    homes.setdefault(key, []).append(member.id)
+                    models[member.id, model] = key
+            if swap is not None:
+                homes.setdefault(swap.key, []).append(member.id)
+        slots = max((member.slots_of(wanted.model) for member in self._roster.usable()), default=1)
+        requests_s = {key: self._forecast.request_s(key, slots) for key in {*homes, *self._arrivals, wanted.key}}
+        demands = {key: arrivals.hertz(now_s) * requests_s[key] for key, arrivals in self._arrivals.items()}
+        demands[wanted.key] = demands.get(wanted.key, 0.0) + wanted.waiting * requests_s[wanted.key] / _HORIZON_S
+        return _State(homes, speeds, demands, requests_s, models)
+
+    # ---- how much there is room for
+
+    def _fits(self, wanted: Wanted, member: Member[T], victims: Sequence[str]) -> bool:
+        memory = member.memory
+        left = {model: held for model, held in memory.models.items() if model not in victims}
+        if not left:
+            return True  # alone it is as good as it gets; what does not fit, Ollama puts on the CPU
+        if len(left) >= memory.most_models(member.replica.max_loaded, len(member.replica.gpus)):
+            return False
+        need = self._bytes(wanted.model)
+        if need is None:
+            return True
+        used = sum(held.size_bytes or self._bytes(model) or 0 for model, held in left.items())
+        too_many = memory.bytes_seen_too_many
+        if too_many is not None and used + need >= too_many:
+            return False
+        gpu = member.gpu
+        if gpu is None or gpu.memory_bytes is None:
+            return True
+        free = gpu.memory_bytes - used - (gpu.foreign_bytes or 0)
+        return need <= _FIT_RATIO * free
+
+    def _bytes(self, model: str) -> int | None:
+        """What it takes in memory: as seen on any replica, or guessed from its files."""
+        seen = [
+            held.size_bytes
+            for member in self._roster.members.values()
+            if (held := member.memory.models.get(model)) is not None and held.size_bytes
+        ]
+        if seen:
+            return max(seen)
+        size = self._forecast.costs.size_bytes(model)
+        return None if size is None else int(size * 1.15) + _GIB // 2
+
+    # ---- carrying it out
+
+    def _begin(self, move: _Move, wanted: Wanted, now_s: float, effects: list[Effect[T]]) -> None:
+        self._numbers += 1
+        load_s = self._forecast.costs.load_s(wanted.key, wanted.model)
+        swap = Swap(wanted.model, wanted.signature, list(move.victims), self._numbers, now_s, load_s=load_s)
+        move.member.memory.begin(swap)
+        self.go_on(move.member, now_s, effects)
+
+    def go_on(self, member: Member[T], now_s: float, effects: list[Effect[T]]) -> None:
+        """The next step of the change under way there, if it can be taken."""
+        swap = member.memory.swap
+        if swap is None or swap.is_begun or not member.is_usable:
+            return
+        swap.leaving = [model for model in swap.leaving if model in member.memory.models]
+        if not swap.leaving:
+            member.memory.loading(now_s)
+            effects.append(Load(member.replica, swap.model, swap.signature, swap.number))
+            return
+        model = next((model for model in swap.leaving if model not in member.inflight), None)
+        if model is not None:
+            swap.is_unloading = True
+            swap.leaving.remove(model)
+            swap.leaving.insert(0, model)
+            effects.append(Unload(member.replica, model, swap.number))
+
+    def unload_ended(self, member: Member[T], number: int, now_s: float, effects: list[Effect[T]], *, ok: bool) -> bool:
+        """True: the change was given up."""
+        swap = member.memory.swap
+        if swap is None or swap.number != number or not swap.is_unloading:
+            return False
+        swap.is_unloading = False
+        if not ok:
+            member.memory.ended(now_s, ok=False)
+            return True
+        model = swap.leaving.pop(0)
+        held = member.memory.models.get(model)
+        if held is not None:
+            self._forecast.prefixes.left(member.id, key_of(model, held))
+        member.memory.unloaded(model, now_s)
+        self.go_on(member, now_s, effects)
+        return False
+
+    def load_ended(self, member: Member[T], number: int, now_s: float, *, ok: bool) -> bool:
+        """True: a change has ended."""
+        swap = member.memory.swap
+        if swap is None or swap.number != number or not swap.is_loading:
+            return False
+        if ok:
+            self._forecast.costs.loaded(swap.key, now_s - swap.loading_s)
+        member.memory.ended(now_s, ok=ok)
+        return True
+
+    def go_on_everywhere(self, now_s: float, effects: list[Effect[T]]) -> None:
+        for member in self._roster.usable():
+            self.go_on(member, now_s, effects)
+
+    def give_up_unwanted(self, wanted: set[str]) -> None:
+        """Changes that wait for something, and that nobody waits for any more, or that their replica is not fit for."""
+        for member in self._roster.members.values():
+            swap = member.memory.swap
+            if swap is None or swap.is_begun:
+                continue
+            if not member.is_usable or (swap.key not in wanted and swap.model not in member.replica.pinned):
+                member.memory.swap = None
+
+    def pin(self, now_s: float, effects: list[Effect[T]]) -> None:
+        """Load what belongs into memory always."""
+        for member in self._roster.usable():
+            memory = member.memory
+            if not member.replica.pinned or not memory.is_known or memory.swap is not None:
+                continue
+            for model in sorted(member.replica.pinned):
+                if model in memory.models or model not in member.installed or memory.is_failed(model, now_s):
+                    continue
+                wanted = Wanted(model, model, "", 1, 0.0)
+                move = self._move(wanted, member, now_s, self._state(now_s, wanted), is_first=True)
+                if move is not None:
+                    self._begin(move, wanted, now_s, effects)
+                    break

@@ -1,0 +1,71 @@
+"""``corral explain`` against a real admin port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from corral.gateway.serve.admin import make_admin, make_runner
+from tests.gateway.cli.shell import corral
+from tests.gateway.serve import history
+from tests.gateway.serve.test_admin import Gateway
+
+
+class Admin(NamedTuple):
+    gateway: Gateway
+    url: str
+
+
+@pytest_asyncio.fixture
+async def admin() -> AsyncIterator[Admin]:
+    gateway = Gateway()
+    runner = make_runner(make_admin(gateway, history.metrics()))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield Admin(gateway, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    await runner.cleanup()
+
+
+async def test_each_decision_is_a_table_of_what_its_candidates_looked_like(admin: Admin) -> None:
+    ended = await corral("explain", "--admin", admin.url)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == (
+        "llama3.1:8b, 12.0 s ago, waited 0.00 s -> b: least load\n"
+        "  REPLICA  IN FLIGHT  OF MODEL  SLOTS  WEIGHT  SLOWDOWN  FOREIGN  IN MEMORY\n"
+        "  a                3         2      4     2.5      1.25     2.00        yes\n"
+        "> b                1         1      4       1         ?        ?          ?\n"
+        "\n"
+        "llama3.1:8b, 2.5 s ago, waited 1.25 s -> a: least time\n"
+        "  REPLICA   WAIT  PREFILL  SAVED  DECODE  OTHERS  SLOWDOWN    COST  IN FLIGHT  IN MEMORY\n"
+        "> a        0.000    0.113  0.400   0.300   0.050      1.00   0.438          3        yes\n"
+        "  b        1.500    0.450  0.000   0.750   0.000      1.20  10.250          1         no\n"
+        "\n"
+        "a request without a model (other), 1.0 s ago, waited 0.00 s -> b: only candidate\n"
+        "  REPLICA  IN FLIGHT  OF MODEL  SLOTS  WEIGHT  SLOWDOWN  FOREIGN  IN MEMORY\n"
+        "> b                1         1      4       1         ?        ?          ?\n"
+    )
+
+
+async def test_the_last_ones_can_be_had_alone_and_as_json(admin: Admin) -> None:
+    page = json.loads((await corral("explain", "-n", "2", "--json", CORRAL_ADMIN=admin.url)).out)
+    assert page["schema"] == 1
+    assert [decision["reason"] for decision in page["decisions"]] == ["least time", "only candidate"]
+    assert page["decisions"][0]["candidates"][0]["predicted"]["prefill_s"] == 0.1128
+    assert page["decisions"][0]["candidates"][1]["gpu"] is None
+
+
+async def test_before_the_first_decision_it_says_so(admin: Admin) -> None:
+    admin.gateway.choices = ()
+    ended = await corral("explain", "--admin", admin.url)
+    assert (ended.code, ended.out) == (0, "no decision yet: no request has come\n")
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "x"])
+async def test_a_wrong_count_is_refused(admin: Admin, count: str) -> None:
+    ended = await corral("explain", "-n", count, "--admin", admin.url)
+    assert (ended.code, ended.out) == (2, "")
