@@ -154,18 +154,24 @@ class Dispatcher(Generic[T]):
 
     def _provide(self, key: str, now_s: float, effects: list[Effect[T]]) -> None:
         """Have the placer see to those that still wait in the lane."""
-        lane = self.waiting.lanes.get(key)
-        if lane is None or not self.places or not self.placer.is_due(key, now_s) or self.stopping:
+        if key in self.waiting.lanes and self.places and self.placer.is_due(key, now_s):
+            ticket = self.waiting.next_of(key, now_s)
+            if ticket is not None:
+                self._have_placed(ticket, now_s, effects)
+
+    def _have_placed(self, ticket: T, now_s: float, effects: list[Effect[T]]) -> None:
+        """The placer looks at what the ticket needs; it waits, or was just sent where it has company."""
+        request, model, key = ticket.request, ticket.request.model, ticket.request.key
+        if request.kind is not RequestKind.INFERENCE or model is None or self.stopping:
             return
-        ticket = self.waiting.next_of(key, now_s)
-        if ticket is None or ticket.request.kind is not RequestKind.INFERENCE or ticket.request.model is None:
-            return
-        request, model = ticket.request, ticket.request.model
         serving = [member for member in self._roster.serving(ticket) or () if member.places(model)]
         if not serving:
             return
-        oldest_s = min(ticket.arrived_at_s for ticket in lane.tickets)
-        wanted = Wanted(key, model, request.signature, len(lane.tickets), now_s - oldest_s)
+        lane = self.waiting.lanes.get(key)
+        count = len(lane.tickets) if lane is not None else 0
+        oldest_s = min(ticket.arrived_at_s for ticket in lane.tickets) if lane is not None else now_s
+        inflight = sum(m.inflight.get(model, 0) for m in serving if m.memory.holds(model, request.signature))
+        wanted = Wanted(key, model, request.signature, count, now_s - oldest_s, count + inflight)
         self.placer.provide(wanted, serving, now_s, effects)
 
     def drain_beside(self, request: RouteRequest, now_s: float, effects: list[Effect[T]]) -> None:
@@ -255,10 +261,7 @@ class Dispatcher(Generic[T]):
         if not self.places:
             return [member for member in serving if member.has_room(model)]
         signature = request.signature
-        free = []
-        for member in serving:
-            if member.may_have(model, signature) and member.has_room(model):
-                free.append(member)
+        free = [member for member in serving if member.may_have(model, signature) and member.has_room(model)]
         if free or not any(member.memory.failed for member in serving):
             return free
         return self._those_that_failed(ticket, serving, now_s)
@@ -291,6 +294,8 @@ class Dispatcher(Generic[T]):
         self.waiting.sent(ticket)
         ticket.lease, ticket.decision, ticket.asked = lease, decision, True
         effects.append(Send(ticket, lease, decision))
+        if lease.inflight > 1 and self.places and self.placer.is_due(request.key, now_s):
+            self._have_placed(ticket, now_s, effects)
 
     def _views(self, ask: Ask | None, model: str | None, free: Sequence[Member[T]], now_s: float) -> list[ReplicaView]:
         """With predictions where the policy asks for them and the key is known, for all of them or for none."""

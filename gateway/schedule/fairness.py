@@ -17,9 +17,9 @@ from collections.abc import Collection
 
 MOST_REMEMBERED = 4096
 """Idle tenants that are remembered, those that went last: their names come from clients."""
-_TYPICAL = 8
+_TYPICAL = 4
 """So many requests of the usual cost are a small lead."""
-_CREDIT = 8
+_CREDIT = 64
 """Small leads."""
 _NEWEST = 0.05
 """Weight of the newest cost in the mean."""

@@ -36,6 +36,8 @@ _SWAP_SHARE: Final = 0.2
 _FIT_RATIO: Final = 0.8
 """Ollama takes no more than this share of what is free."""
 _LOOK_S: Final = 0.25
+_AGAIN_S: Final = 1.0
+"""Where nothing could be gained it is not tried again before this, unless something changes in somebody's memory."""
 _HYSTERESIS: Final = 1.5
 """What a further copy saves must be so many times what something that leaves for it loses."""
 _COPY_COST: Final = 0.1
@@ -64,6 +66,8 @@ class Wanted(NamedTuple):
     signature: str
     waiting: int
     waited_s: float
+    present: int
+    """Those that wait, and those in flight."""
 
 
 class _State:
@@ -122,7 +126,10 @@ class Placer(Generic[T]):
         self._roster = roster
         self._forecast = forecast
         self._arrivals: dict[str, Arrivals] = {}
-        self._looked_s: dict[str, float] = {}
+        self._due_s: dict[str, float] = {}
+        """By key: when to look at it next."""
+        self._sizes: dict[str, int | None] = {}
+        """What was found out since the last tick, by model."""
         self._numbers = 0
 
     # ---- what is asked for
@@ -137,26 +144,33 @@ class Placer(Generic[T]):
     def forget_old(self, now_s: float) -> None:
         for key in [key for key, arrivals in self._arrivals.items() if arrivals.is_gone(now_s)]:
             del self._arrivals[key]
-        for key in [key for key in self._looked_s if key not in self._arrivals]:
-            del self._looked_s[key]
+        for key in [key for key in self._due_s if key not in self._arrivals]:
+            del self._due_s[key]
+        self._sizes.clear()
+
+    def look_again(self) -> None:
+        """Something changed: what was not worth while may be now."""
+        self._due_s.clear()
 
     def is_due(self, key: str, now_s: float) -> bool:
         """Not looked at a moment ago."""
-        return now_s - self._looked_s.get(key, float("-inf")) >= _LOOK_S
+        return now_s >= self._due_s.get(key, float("-inf"))
 
     # ---- deciding
 
     def provide(self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]) -> bool:
         """See to it that those who wait are served; False: it cannot be loaded anywhere, let Ollama itself say why."""
-        self._looked_s[wanted.key] = now_s
+        self._due_s[wanted.key] = now_s + _LOOK_S
         model, signature = wanted.model, wanted.signature
         copies = [member for member in serving if member.memory.holds(model, signature)]
         coming = [member for member in serving if member.memory.swap and member.memory.swap.key == wanted.key]
         if not copies and not coming:
             return self._provide_first(wanted, serving, now_s, effects)
-        if wanted.waiting > sum(member.slots_of(model) for member in coming):
+        if wanted.present > len(copies) + len(coming) or wanted.waiting > sum(m.slots_of(model) for m in coming):
             move = self._provide_more(wanted, serving, coming, now_s)
-            if move is not None:
+            if move is None:
+                self._due_s[wanted.key] = now_s + _AGAIN_S
+            else:
                 self._begin(move, wanted, now_s, effects)
         return True
 
@@ -204,6 +218,8 @@ class Placer(Generic[T]):
         if left > 0:
             saved_s += left * left * each_s / 2 * (1.0 / speed - 1.0 / (speed + state.speeds[member.id]))
         if not move.victims:
+            if wanted.present > len(homes):  # some work side by side, or wait, and there is room for them to part
+                saved_s += move.ready_s * _COPY_COST + state.speeds[member.id]
             return saved_s - move.ready_s * _COPY_COST
         return saved_s / _HYSTERESIS - move.ready_s - move.loss_s
 
@@ -318,6 +334,11 @@ class Placer(Generic[T]):
 
     def _bytes(self, model: str) -> int | None:
         """What it takes in memory: as seen on any replica, or guessed from its files."""
+        if model not in self._sizes:
+            self._sizes[model] = self._find_bytes(model)
+        return self._sizes[model]
+
+    def _find_bytes(self, model: str) -> int | None:
         seen = [
             held.size_bytes
             for member in self._roster.members.values()
@@ -379,6 +400,7 @@ class Placer(Generic[T]):
         if ok:
             self._forecast.costs.loaded(swap.key, now_s - swap.loading_s)
         member.memory.ended(now_s, ok=ok)
+        self.look_again()
         return True
 
     def go_on_everywhere(self, now_s: float, effects: list[Effect[T]]) -> None:
@@ -403,7 +425,7 @@ class Placer(Generic[T]):
             for model in sorted(member.replica.pinned):
                 if model in memory.models or model not in member.installed or memory.is_failed(model, now_s):
                     continue
-                wanted = Wanted(model, model, "", 1, 0.0)
+                wanted = Wanted(model, model, "", 1, 0.0, 1)
                 move = self._move(wanted, member, now_s, self._state(now_s, wanted), is_first=True)
                 if move is not None:
                     self._begin(move, wanted, now_s, effects)

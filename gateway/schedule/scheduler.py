@@ -23,7 +23,7 @@ from corral.gateway.schedule.health import Change, HealthRules
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.gateway.schedule.waiting import QueueLimits, lane_of
+from corral.gateway.schedule.waiting import QueueLimits
 from corral.model import (
     Choice,
     Figures,
@@ -266,6 +266,7 @@ class Scheduler(Generic[T]):
         if member is not None and member.sampled(sample, now_s):
             self._forget_left(member)
             self._roster.refresh()
+            self._placer.look_again()
             self._dispatcher.drain_all(now_s, effects)
         if sample.installed is not None:
             self._dispatcher.settle_asking(now_s, effects)

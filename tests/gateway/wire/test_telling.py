@@ -186,11 +186,8 @@ class Spy:
         carrier.submit = note_request  # type: ignore[method-assign]
 
 
-QUIET = "placement: {enabled: false}\n"
-
-
 async def test_the_scheduler_learns_who_asks_for_what_and_how_it_went(start: Start) -> None:
-    gateway = await start(1, QUIET)
+    gateway = await start(1)
     gateway.replicas[0].answer = answer_with_durations
     told = Spy(gateway)
     sent = ("Authorization: Bearer sk-abc", "X-Corral-Class: batch")
@@ -211,7 +208,7 @@ async def test_an_error_tells_no_figures(start: Start) -> None:
     async def refuse(call: Call) -> None:
         await call.json({"error": "no"}, "404 Not Found")
 
-    gateway = await start(1, QUIET)
+    gateway = await start(1)
     gateway.replicas[0].answer = refuse
     told = Spy(gateway)
     assert (await gateway.ask(post("/api/chat", CHAT)))[0] == 404
@@ -224,7 +221,7 @@ async def test_a_replica_cannot_speak_for_the_gateway(start: Start) -> None:
         own = "x-corral-reason: evil\r\nx-corral-queue-s: 9\r\nx-corral-replica: evil"
         await call.write(f"HTTP/1.1 200 OK\r\n{own}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
 
-    gateway = await start(1, QUIET)
+    gateway = await start(1)
     gateway.replicas[0].answer = pretend
     client = await gateway.connect()
     await client.send(post("/api/chat", CHAT, "X-Corral-Queue-S: 5"))
