@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Protocol
@@ -21,6 +22,7 @@ from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, Lo
 from corral.gateway.schedule.prefix import BLOCK_BYTES
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Ticket
+from corral.gateway.schedule.waiting import QueueOrder
 from corral.model import Figures, OllamaSample, ProbeResult, Replica, RequestKind, RouteRequest, normalise_model
 from corral.policies import make_policy
 
@@ -79,7 +81,10 @@ class Ours:
         self._world = world
         policy = make_policy(policy_name, path, options)
         self.switches = switches
+        order = QueueOrder.WSPT if "wspt" in switches else limits.order
+        limits = replace(limits, order=order, fair="unfair" not in switches)
         self.scheduler: Scheduler[LabTicket] = Scheduler(policy, policy_name, limits, Random(seed))
+        self.scheduler.set_learning(costs="no-learning" not in switches, prefixes="no-prefix" not in switches)
         self._tickets: dict[Request, LabTicket] = {}
         rng = Random(f"probes {seed}")
         self._watches = {key: Watch(replica, self, world.clock, rng) for key, replica in world.replicas.items()}
@@ -94,6 +99,7 @@ class Ours:
             )
             for number, replica in enumerate(self._world.box.replicas)
         ]
+        self.decide(lambda now_s: self.scheduler.set_placement("no-placement" not in self.switches, now_s))
         self.decide(lambda now_s: self.scheduler.set_replicas(replicas, now_s))
         for watch in self._watches.values():
             watch.probe()

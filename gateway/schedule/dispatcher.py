@@ -99,7 +99,7 @@ class Dispatcher(Generic[T]):
         placing = self._place(ticket, now_s, effects)
         if placing is Placing.DONE:
             return
-        if self.waiting.total >= self.limits.max_requests:
+        if self.waiting.total >= self.limits.max_requests and not self._is_first_for_load(ticket):
             self.refuse(ticket, Refusal.QUEUE_FULL, effects)
             return
         self.waiting.add(ticket, now_s)
@@ -107,6 +107,18 @@ class Dispatcher(Generic[T]):
             self._ask(key, now_s, effects)
         else:
             self._provide(key, now_s, effects)
+
+    def _is_first_for_load(self, ticket: T) -> bool:
+        """It waits for its model rather than for a slot, and for that model nobody does yet: else a queue that is full
+        of requests for other models would keep it from ever being loaded."""
+        request, model = ticket.request, ticket.request.model
+        if not self.places or model is None or request.kind is not RequestKind.INFERENCE:
+            return False
+        others = f"{model} "
+        if any(key == model or key.startswith(others) for key in self.waiting.lanes):
+            return False
+        serving = [member for member in self._roster.serving(ticket) or () if member.places(model)]
+        return bool(serving) and not any(member.memory.holds(model, request.signature) for member in serving)
 
     def readmit(self, ticket: T, now_s: float, effects: list[Effect[T]]) -> None:
         """Put a ticket whose attempt failed back to its place; a full queue is no reason to refuse it."""

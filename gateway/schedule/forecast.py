@@ -12,7 +12,7 @@ from corral.model import Figures, Prediction, RouteRequest
 
 FIRST: Final = 1.0
 END: Final = 0.1
-OTHERS: Final = 0.1
+OTHERS: Final = 0.3
 """What a second until the first token, until the end, and of the others' delay weighs: tried in the laboratory."""
 _ALONE_RATIO: Final = 0.2
 """A prompt that waited longer than this share of itself for others says little about its own cost."""

@@ -99,6 +99,10 @@ class Member(Generic[T]):
         """Whether it is known that the replica has the model, and whether that is in memory now."""
         return self.memory.is_known and model in self.installed and model not in self.remote
 
+    def may_run(self, model: str) -> bool:
+        """Whether it has the model, as far as that is known."""
+        return model in self.installed or self.installed_at_s is None
+
     def has_room(self, model: str | None) -> bool:
         """Whether a slot is free for ``model``; a request without a model needs none."""
         return model is None or self.inflight.get(model, 0) < self.slots_of(model)
@@ -115,7 +119,7 @@ class Member(Generic[T]):
             if count == 1:
                 self._areas[key] = 0.0
             lease.models_at_start = float(len(self.inflight))
-            if key in self.installed or self.installed_at_s is None:  # others are names that a client made up
+            if self.may_run(key):  # others are names that a client made up
                 self.memory.use(key, ticket.request.signature, now_s)
         self._view = None
         return lease
@@ -200,6 +204,10 @@ class Member(Generic[T]):
 
     def gpu_read(self, load: GpuLoad | None) -> None:
         self.gpu, self._view = load, None
+
+    def memory_changed(self) -> None:
+        """What the scheduler did to :attr:`memory` shows in the next view."""
+        self._view = None
 
     def derate(self, slowdown: float) -> float:
         """The slowdown that the GPU reports."""

@@ -218,7 +218,8 @@ class Placer(Generic[T]):
         if left > 0:
             saved_s += left * left * each_s / 2 * (1.0 / speed - 1.0 / (speed + state.speeds[member.id]))
         if not move.victims:
-            if wanted.present > len(homes):  # some work side by side, or wait, and there is room for them to part
+            # some work side by side, or wait, and there is a GPU that nobody uses for them to part
+            if wanted.present > len(homes) and not member.memory.models:
                 saved_s += move.ready_s * _COPY_COST + state.speeds[member.id]
             return saved_s - move.ready_s * _COPY_COST
         return saved_s / _HYSTERESIS - move.ready_s - move.loss_s
@@ -389,6 +390,7 @@ class Placer(Generic[T]):
         if held is not None:
             self._forecast.prefixes.left(member.id, key_of(model, held))
         member.memory.unloaded(model, now_s)
+        member.memory_changed()
         self.go_on(member, now_s, effects)
         return False
 
@@ -400,6 +402,7 @@ class Placer(Generic[T]):
         if ok:
             self._forecast.costs.loaded(swap.key, now_s - swap.loading_s)
         member.memory.ended(now_s, ok=ok)
+        member.memory_changed()
         self.look_again()
         return True
 

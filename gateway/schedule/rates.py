@@ -47,7 +47,7 @@ class Line:
 
 
 class _Level:
-    """A factor that is learned as a logarithm: quickly at first, then in small steps."""
+    """A factor that is learned as a logarithm, by shares of the error."""
 
     __slots__ = ("count", "value")
 
@@ -55,9 +55,14 @@ class _Level:
         self.value = value
         self.count = 0
 
-    def move(self, error: float, step: float) -> None:
+    def move(self, error: float, step: float, *, quick: bool) -> None:
+        """``quick``: in larger steps at first."""
         self.count += 1
-        self.value *= exp(max(-_FAR, min(_FAR, error)) * max(step, 1.0 / (self.count + 1)))
+        self.value *= exp(_clip(error) * (max(step, 1.0 / (self.count + 1)) if quick else step))
+
+
+def _clip(error: float) -> float:
+    return max(-_FAR, min(_FAR, error))
 
 
 class Rates:
@@ -128,11 +133,12 @@ class Rates:
         pair = self._pairs.get((replica_id, key))
         if pair is None:
             pair = self._pairs[replica_id, key] = _Level(1.0)
-        error = log(seconds / (known.value * pair.value * line.at(company)))
-        known.move(error, _KEY_STEP)
-        pair.move(error, _PAIR_STEP)
-        clipped = known.value * pair.value * line.at(company) * exp(max(-_FAR, min(_FAR, error)))
-        line.observe(company, clipped / (known.value * pair.value))
+        # the replica's share of the error first, then the key's; what is left is special to the two: otherwise nothing
+        # would be learned of the replica for the keys that it never had
+        expected = line.at(company)
+        line.observe(company, expected * exp(_clip(log(seconds / (known.value * pair.value * expected)))))
+        known.move(log(seconds / (known.value * pair.value * line.at(company))), _KEY_STEP, quick=True)
+        pair.move(log(seconds / (known.value * pair.value * line.at(company))), _PAIR_STEP, quick=False)
 
     def forget_keys(self, kept: set[str]) -> None:
         """Keys come from clients: only these are remembered."""

@@ -103,6 +103,7 @@ class Roster(Generic[T]):
            it is kept off.
         4. Without those that failed the ticket.
         5. Of these, the ones not ejected; if there are none, the ejected ones (last resort).
+        6. To let go of a model: of these, the ones that hold it; if there are none, all the same.
         """
         pool = self._usable
         kind, model = ticket.request.kind, ticket.request.model
@@ -123,6 +124,8 @@ class Roster(Generic[T]):
             pool = [member for member in pool if member.id not in ticket.excluded]
         if self._any_shut:
             pool = [member for member in pool if not member.shut] or pool
+        if kind is RequestKind.UNLOAD:
+            pool = [member for member in pool if model in member.memory.models] or pool
         return pool
 
     def is_coming(self, ticket: T) -> bool:

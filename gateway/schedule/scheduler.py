@@ -135,6 +135,10 @@ class Scheduler(Generic[T]):
         self._dispatcher.drain_all(now_s, effects)
         return effects
 
+    def set_learning(self, *, costs: bool, prefixes: bool) -> None:
+        """What it may go by: for comparisons. Without costs it goes by weights and requests in flight alone."""
+        self._forecast.is_learning, self._forecast.uses_prefixes = costs, prefixes
+
     def set_enabled(self, replica_id: str, enabled: bool, now_s: float) -> list[Effect[T]]:
         """Resume or drain a replica. Raises :class:`CorralError` where there is none of that id."""
         member = self._roster.members.get(replica_id)
@@ -191,13 +195,15 @@ class Scheduler(Generic[T]):
         member.health.heard(now_s)
 
     def finish(self, ticket: T, now_s: float, *, ok: bool, figures: Figures | None = None) -> list[Effect[T]]:
-        """The response has ended; ``ok=False``: its stream broke. ``figures``: what its end told."""
+        """The response has ended; ``ok=False``: its stream broke. ``figures``: what its end told; None: an error."""
         member = self._home(ticket)
         lease = member.leases[ticket]
         if ok:
             change = member.health.request_answered(lease.sent_at_s, now_s)
             if lease.key is not None:
-                self._learn(member, lease, figures or Figures(), now_s)
+                self._learn(member, lease, figures, now_s)
+            elif ticket.request.kind is RequestKind.UNLOAD and figures is not None:
+                self._left(member, ticket.request.model or "", now_s)
         else:
             change = self._blame(member, lease.sent_at_s, now_s, "the stream broke")
         effects: list[Effect[T]] = [RefreshTags()] if ticket.request.kind is RequestKind.STORE else []
@@ -321,13 +327,23 @@ class Scheduler(Generic[T]):
             raise CorralError(f"holds no lease: {ticket!r}")
         return member
 
-    def _learn(self, member: Member[T], lease: Lease, figures: Figures, now_s: float) -> None:
+    def _learn(self, member: Member[T], lease: Lease, figures: Figures | None, now_s: float) -> None:
         self._dispatcher.service.observe(now_s - lease.sent_at_s)
+        if figures is None or lease.key is None or not member.may_run(lease.key):
+            return  # an error, or a name that a client made up: neither says what a request takes
         if self._roster.members.get(member.id) is not member:
             return  # another one has its name, or none
         self._forecast.ended(member, lease, figures, now_s)
         if figures.queued_s is not None:
             member.found_slots(lease, figures.queued_s, now_s)
+
+    def _left(self, member: Member[T], model: str, now_s: float) -> None:
+        """A client had a replica let go of a model that nobody uses there: whoever asks next has it loaded again."""
+        if model in member.memory.models and model not in member.inflight:
+            member.memory.unloaded(model, now_s)
+            member.memory_changed()
+            member.left.append(model)
+            self._forget_left(member)
 
     def _forget_left(self, member: Member[T]) -> None:
         """What left its memory took its caches with it."""
@@ -363,7 +379,7 @@ class Scheduler(Generic[T]):
             self._dispatcher.readmit(ticket, now_s, effects)
         if settled:
             self._dispatcher.drain_all(now_s, effects)
-        elif self._dispatcher.waiting.total and not readmit:
+        elif self._dispatcher.waiting.total:
             self._dispatcher.drain_beside(ticket.request, now_s, effects)
 
     def _settle(self, member: Member[T], change: Change | None, now_s: float, effects: list[Effect[T]]) -> bool:

@@ -179,10 +179,6 @@ class Waiting(Generic[T]):
         """Hold something else against an active tenant, as a load that it caused."""
         self.shares.charge(tenant, seconds)
 
-    def is_ahead(self, ticket: T) -> bool:
-        """Whether its tenant had much more than another one that is active."""
-        return self.limits.fair and self.shares.is_ahead(ticket.request.tenant)
-
     # -- all of them ----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[T]:

@@ -324,7 +324,7 @@ class Exchange(Ticket):
         outcome = "ok" if response.status < 400 else f"error_{response.status // 100}xx"
         # The replica said itself that it could not go on: broken like a stream that was cut, but the client knows.
         failed = ending.said_error and self.request.kind is RequestKind.INFERENCE
-        figures = ending.figures if response.status == 200 else None
+        figures = ending.figures or Figures() if response.status == 200 else None
         self._done("broken" if failed else outcome, ok=not failed, figures=figures)
         self.client.response_done(keep_alive=keep)
 

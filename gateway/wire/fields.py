@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from math import inf
+from sys import float_info
 from typing import Final
 
 import msgspec
@@ -46,9 +48,32 @@ def route_request(
     if fields is None or not name or len(name) > _MODEL_BYTES:
         return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant, rank=rank)
     model, is_cloud = _name(name)
-    kind = RequestKind.CLOUD if infers and is_cloud else route.kind
+    kind = _kind(route, fields, is_cloud)
     text_bytes, prefix, limit = _sizes(fields)
     return RouteRequest(kind, model, _signature(fields), len(body), tenant, text_bytes, prefix, limit, rank)
+
+
+def _kind(route: Route, fields: Fields, is_cloud: bool) -> RequestKind:
+    if route.kind is not RequestKind.INFERENCE:
+        return route.kind
+    if is_cloud:
+        return RequestKind.CLOUD
+    if route.unloads and isinstance(fields, Chat) and _lets_go(fields):
+        return RequestKind.UNLOAD
+    if fields.options is not None and any(map(_is_out_of_range, astuple(fields.options))):
+        return RequestKind.OTHER  # Ollama itself answers with a 400: no model need be in memory for that
+    return RequestKind.INFERENCE
+
+
+_LONGEST_TIME: Final = 32
+_NO_TIME: Final = re.compile(rb'-?0+(\.0+)?([eE].*)?|"[-+]?(0|((0+\.?0*|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"')
+
+
+def _lets_go(fields: Chat) -> bool:
+    """Nothing is to be run, and its ``keep_alive`` is what Go reads as zero: seconds, or a text such as ``0s``."""
+    if fields.prompt or fields.messages or len(fields.keep_alive) > _LONGEST_TIME:
+        return False
+    return _NO_TIME.fullmatch(bytes(fields.keep_alive)) is not None
 
 
 def _sizes(fields: Fields) -> tuple[int | None, tuple[int, ...], int | None]:
@@ -120,8 +145,17 @@ def _read_leniently(body: bytes | bytearray) -> Fields | None:
         return None
     # encoding/json matches field names without regard to case; the last one wins.
     folded = {str(key).lower(): each for key, each in value.items()}
-    model, name = folded.get("model"), folded.get("name")
-    return Fields(model=model if isinstance(model, str) else None, name=name if isinstance(name, str) else None)
+    model, name, options = folded.get("model"), folded.get("name"), folded.get("options")
+    out_of_range = isinstance(options, dict) and any(map(_is_out_of_range, options.values()))
+    return Fields(
+        model=model if isinstance(model, str) else None,
+        name=name if isinstance(name, str) else None,
+        options=Options(num_ctx=inf) if out_of_range else None,
+    )
+
+
+def _is_out_of_range(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) > float_info.max
 
 
 def _signature(fields: Fields) -> str:

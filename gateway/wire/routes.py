@@ -47,6 +47,8 @@ class Route:
     reads: Reads = Reads.NOTHING
     takes_options: bool = False
     """Its body may carry Ollama's ``options``."""
+    unloads: bool = False
+    """Without a text, and with a ``keep_alive`` of zero, it only lets go of the model."""
 
 
 _I: Final = RequestKind.INFERENCE
@@ -56,8 +58,10 @@ _C: Final = Reads.CONVERSATION
 _T: Final = Reads.TEXTS
 
 _EXACT: Final[dict[tuple[bytes, str], Route]] = {
-    (b"POST", "/api/chat"): Route("chat", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True),
-    (b"POST", "/api/generate"): Route("generate", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True),
+    (b"POST", "/api/chat"): Route("chat", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True, unloads=True),
+    (b"POST", "/api/generate"): Route(
+        "generate", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True, unloads=True
+    ),
     (b"POST", "/api/embed"): Route("embed", _I, reads=_T, takes_options=True),
     (b"POST", "/api/embeddings"): Route("embed", _I, reads=_T, takes_options=True),
     (b"POST", "/v1/chat/completions"): Route("openai_chat", _I, _OA, StreamEnd.DONE_EVENT, reads=_C),

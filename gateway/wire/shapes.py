@@ -74,6 +74,7 @@ class Chat(Fields, gc=False):
     suffix: str | None = None
     images: list[msgspec.Raw] | None = None
     input: str | list[Part] | None = None
+    keep_alive: msgspec.Raw = NOTHING
     max_tokens: Number = None
     max_completion_tokens: Number = None
     max_output_tokens: Number = None

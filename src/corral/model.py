@@ -22,6 +22,8 @@ class RequestKind(Enum):
     """Runs a model: takes one slot of that model on one replica."""
     CLOUD = "cloud"
     """Runs a model in Ollama's cloud: takes no slot and no GPU."""
+    UNLOAD = "unload"
+    """Only lets go of a model, which loads none: those that hold it in memory, no slot."""
     SHOW = "show"
     """Reads about one model: any replica that has it, no slot."""
     STORE = "store"

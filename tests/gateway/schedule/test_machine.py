@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 from hypothesis import settings
@@ -10,21 +11,41 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from corral.errors import Fault, Refusal
-from corral.gateway.schedule.effects import Effect, Interrupt, Refuse, Send
+from corral.gateway.schedule.effects import Effect, Interrupt, Load, Refuse, Send, Unload
 from corral.gateway.schedule.health import HealthRules
+from corral.gateway.schedule.memory import Memory
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.model import Health, OllamaSample, ProbeResult, Replica, ReplicaState, RequestKind, RouteRequest
 from corral.policies import POLICIES, make_policy
+from tests.gateway.schedule.changes import Changes
 from tests.gateway.schedule.history import installed, loaded
 
+PLACING = "weighted-least-load"
+"""The policy that says what is in the replicas' memory; it is tried as often as all others together."""
 IDS = ("a", "b", "c")
 MODELS = ("m", "n", "o")
+SIGNATURES = ("", "", "num_ctx=1")
 ids = st.sampled_from(IDS)
+policies = st.one_of(st.just(PLACING), st.sampled_from(sorted(POLICIES)))
 picks = st.integers(0, 10_000)
 FAULTS = [fault for fault in Fault if fault is not Fault.HUNG]
 RULES = HealthRules(eject_after=3, eject_base_s=2.0, eject_max_s=5.0)
-WAITS = (RequestKind.INFERENCE, RequestKind.STORE, RequestKind.SHOW)
+FOR_EVER = QueueLimits(1_000_000, 1e9)
+WAITS = (RequestKind.INFERENCE, RequestKind.STORE, RequestKind.SHOW, RequestKind.UNLOAD)
+
+
+@st.composite
+def some_replicas(draw: st.DrawFn) -> dict[str, Replica]:
+    """All three. What one is pinned to it is not kept off."""
+    replicas = {}
+    for at, id in enumerate(IDS):
+        model = frozenset({f"{draw(st.sampled_from(MODELS))}:latest"})
+        none: frozenset[str] = frozenset()
+        pinned, kept_off = draw(st.sampled_from(((none, none), (none, none), (model, none), (none, model))))
+        slots, most = draw(st.sampled_from((None, 1, 2, 3))), draw(st.sampled_from((None, 1, 2)))
+        replicas[id] = Replica(id, "h", at, slots=slots, max_loaded=most, pinned=pinned, kept_off=kept_off)
+    return replicas
 
 
 class Life(RuleBasedStateMachine):
@@ -44,18 +65,29 @@ class Life(RuleBasedStateMachine):
         self.has: dict[str, set[str]] = {id: set() for id in IDS}
         self.retried = 0
         self.stopped = False
+        self.places = False
+        self.is_calm = False
+        """The replicas are up, have all models and are not reconfigured, so that more happens in their memory."""
+        self.changes = Changes()
+        self.refusals: set[Ticket] = set()
 
     @initialize(
-        policy=st.sampled_from(sorted(POLICIES)),
+        policy=policies,
         seed=st.integers(0, 1000),
-        slots=st.lists(st.sampled_from((None, 1, 2, 3)), min_size=3, max_size=3),
+        replicas=some_replicas(),
         max_requests=st.integers(0, 6),
+        is_calm=st.booleans(),
     )
-    def begin(self, policy: str, seed: int, slots: list[int | None], max_requests: int) -> None:
+    def begin(self, policy: str, seed: int, replicas: dict[str, Replica], max_requests: int, is_calm: bool) -> None:
         self.limits = QueueLimits(max_requests, 60.0)
-        self.replicas = {id: Replica(id, "h", at, slots=slots[at]) for at, id in enumerate(IDS)}
+        self.is_calm = is_calm
+        self.places = policy == PLACING
+        self.replicas = replicas
         self.scheduler: Scheduler[Ticket] = Scheduler(make_policy(policy), policy, self.limits, Random(seed), RULES)
         self.take(self.scheduler.set_replicas(list(self.replicas.values()), 0.0))
+        for id in IDS if is_calm else ():
+            self.sample(id, set(MODELS))
+            self.sample_memory(id, set())
 
     # ---- the books
 
@@ -74,12 +106,21 @@ class Life(RuleBasedStateMachine):
                     assert ticket in self.running
                     assert ticket not in self.committed
                     self.interrupted.append(ticket)
+                case Load(replica) | Unload(replica):
+                    self.changes.begun(effect, self.memory(replica.id).swap, states[replica.id].inflight_by_model)
+        self.changes.settled({id: self.memory(id).swap for id in states})
+
+    def memory(self, id: str) -> Memory:
+        """What the scheduler thinks of a replica's memory; no snapshot shows all of it."""
+        return self.scheduler._roster.members[id].memory
 
     def sent(self, ticket: Ticket, replica: Replica, state: ReplicaState) -> None:
         assert state.enabled
         assert state.health is not Health.DOWN
         assert ticket not in self.running
         assert not self.ended[ticket]
+        if self.places and ticket.request.kind is RequestKind.INFERENCE and ticket.request.model is not None:
+            self.changes.sent(replica, ticket.request.model, self.memory(replica.id).swap)
         if ticket.request.kind is RequestKind.INFERENCE and state.health is not Health.EJECTED:
             for older in self.waiting:
                 if older is ticket:
@@ -100,6 +141,7 @@ class Life(RuleBasedStateMachine):
             assert not ticket.excluded, "a retried request is never refused for a full queue"
         if ticket in self.waiting:
             self.waiting.remove(ticket)
+        self.refusals.add(ticket)
         self.end(ticket)
 
     def end(self, ticket: Ticket) -> None:
@@ -125,15 +167,15 @@ class Life(RuleBasedStateMachine):
 
     @rule(model=st.sampled_from(MODELS), kind=st.sampled_from(RequestKind), replayable=st.booleans())
     def submit(self, model: str, kind: RequestKind, replayable: bool) -> None:
-        self.admit(kind, None if kind is RequestKind.OTHER else f"{model}:latest", replayable or kind in WAITS)
+        self.admit(kind, None if kind is RequestKind.OTHER else f"{model}:latest", "", replayable or kind in WAITS)
 
-    @rule(model=st.sampled_from(MODELS[:2]), count=st.integers(1, 4))
-    def submit_some(self, model: str, count: int) -> None:
+    @rule(model=st.sampled_from(MODELS), signature=st.sampled_from(SIGNATURES), count=st.integers(1, 4))
+    def submit_some(self, model: str, signature: str, count: int) -> None:
         for _ in range(count):
-            self.admit(RequestKind.INFERENCE, f"{model}:latest", True)
+            self.admit(RequestKind.INFERENCE, f"{model}:latest", signature, True)
 
-    def admit(self, kind: RequestKind, model: str | None, replayable: bool) -> None:
-        ticket = Ticket(RouteRequest(kind, model), self.now_s)
+    def admit(self, kind: RequestKind, model: str | None, signature: str, replayable: bool) -> None:
+        ticket = Ticket(RouteRequest(kind, model, signature), self.now_s)
         ticket.replayable = replayable
         self.submitted.append(ticket)
         effects = self.scheduler.submit(ticket, self.now_s)
@@ -192,6 +234,7 @@ class Life(RuleBasedStateMachine):
         self.waiting.sort(key=lambda waiting: waiting.sequence)
         self.take(self.scheduler.failed(ticket, fault, self.now_s))
 
+    @precondition(lambda self: not self.is_calm)
     @rule(id=ids, result=st.sampled_from(ProbeResult), times=st.integers(1, 3))
     def probe(self, id: str, result: ProbeResult, times: int) -> None:
         for _ in range(times):
@@ -201,31 +244,57 @@ class Life(RuleBasedStateMachine):
     def hear(self, id: str) -> None:
         self.scheduler.progress(id, self.now_s)
 
+    @precondition(lambda self: not self.is_calm)
     @rule(id=ids, models=st.sets(st.sampled_from(MODELS)))
     def sample(self, id: str, models: set[str]) -> None:
         self.has[id] = {f"{model}:latest" for model in models}
         sample = OllamaSample(id, self.now_s, None, installed(*sorted(models)), None)
         self.take(self.scheduler.sampled(sample, self.now_s))
 
+    @rule()
+    def read_all_memories(self) -> None:
+        """They hold what they are thought to hold, so that it goes on being known."""
+        for state in self.scheduler.snapshot(self.now_s).replicas:
+            self.sample_memory(state.id, {model.removesuffix(":latest") for model in state.loaded or ()})
+
     @rule(id=ids, models=st.sets(st.sampled_from(MODELS)))
     def sample_memory(self, id: str, models: set[str]) -> None:
         sample = OllamaSample(id, self.now_s, None, None, loaded(*sorted(models)))
         self.take(self.scheduler.sampled(sample, self.now_s))
 
+    @precondition(lambda self: self.changes.pending)
+    @rule(pick=picks, ok=st.sampled_from((True, True, False)))
+    def change_ends(self, pick: int, ok: bool) -> None:
+        pending = sorted(self.changes.pending)
+        self.answer(pending[pick % len(pending)], ok)
+
+    def answer(self, id: str, ok: bool) -> None:
+        self.take(self.changes.end(self.scheduler, id, self.now_s, ok=ok))
+
+    @precondition(lambda self: self.changes.pending)
+    @rule(pick=picks)
+    def replica_dies_in_between(self, pick: int) -> None:
+        pending = sorted(self.changes.pending)
+        id = pending[pick % len(pending)]
+        self.answer(id, False)
+        self.probe(id, ProbeResult.REFUSED, 2)
+
+    @precondition(lambda self: not self.is_calm)
     @rule(id=ids, enabled=st.booleans())
     def operate(self, id: str, enabled: bool) -> None:
         if id in self.replicas:
             self.take(self.scheduler.set_enabled(id, enabled, self.now_s))
 
-    @rule(slots=st.lists(st.sampled_from((None, 1, 2, 4)), min_size=3, max_size=3), without=st.sets(ids, max_size=2))
-    def reload(self, slots: list[int | None], without: set[str]) -> None:
-        known = {id: Replica(id, "h", at, slots=slots[at]) for at, id in enumerate(IDS)}
-        self.replicas = {id: replica for id, replica in known.items() if id not in without}
+    @precondition(lambda self: not self.is_calm)
+    @rule(replicas=some_replicas(), without=st.sets(ids, max_size=2))
+    def reload(self, replicas: dict[str, Replica], without: set[str]) -> None:
+        self.replicas = {id: replica for id, replica in replicas.items() if id not in without}
         for id in without:
             self.has[id] = set()
+            self.changes.pending.pop(id, None)
         self.take(self.scheduler.set_replicas(list(self.replicas.values()), self.now_s))
 
-    @precondition(lambda self: len(self.submitted) > 30)
+    @precondition(lambda self: len(self.submitted) > 30 and not self.is_calm)
     @rule()
     def stop(self) -> None:
         self.stopped = True
@@ -243,7 +312,7 @@ class Life(RuleBasedStateMachine):
         assert snapshot.queued == self.scheduler.queued == len(self.waiting)
         assert sum(snapshot.queued_by_model.values()) == len(self.waiting)
         assert [ticket for ticket in self.submitted if ticket.queued] == self.waiting
-        assert len(self.waiting) <= self.limits.max_requests + self.retried
+        assert len(self.waiting) <= self.limits.max_requests + self.retried + len(MODELS) * self.places
         held = Counter((lease_of(t).replica.id, lease_of(t).key) for t in self.running if lease_of(t).key is not None)
         for state in snapshot.replicas:
             mine = {model: count for (id, model), count in held.items() if id == state.id}
@@ -272,8 +341,21 @@ class Life(RuleBasedStateMachine):
                 continue
             for state in usable:
                 free = state.inflight_by_model.get(model, 0) < (state.slots or 1)
-                has_it = model in (state.installed or ())
-                assert not (has_it and free and state.id not in ticket.excluded), f"{ticket} could be on {state.id}"
+                may = self.is_able(ticket, state) and (not self.places or self.is_there(ticket, state))
+                assert not (free and may), f"{ticket} could be on {state.id}"
+
+    def is_able(self, ticket: Ticket, state: ReplicaState) -> bool:
+        """Whether the replica has its model and may run it."""
+        model = ticket.request.model
+        is_kept_off = model in self.replicas[state.id].kept_off
+        return model in (state.installed or ()) and state.id not in ticket.excluded and not is_kept_off
+
+    def is_there(self, ticket: Ticket, state: ReplicaState) -> bool:
+        """Whether its model is in memory there, or nobody knows, and it does not come or go."""
+        request, memory = ticket.request, self.memory(state.id)
+        if state.loaded is None:
+            return not memory.is_changing(request.model or "")
+        return request.model in state.loaded and memory.holds(request.model or "", request.signature)
 
     @invariant()
     def a_policy_would_be_shown_what_is_true(self) -> None:
@@ -282,7 +364,7 @@ class Life(RuleBasedStateMachine):
             return
         for state in self.scheduler.snapshot(self.now_s).replicas:
             held = state.inflight_by_model
-            resident = None if state.loaded is None else frozenset(state.loaded).union(held)
+            resident = None if state.loaded is None else frozenset(state.loaded)
             for model in ("m:latest", "n:latest", "m:latest"):
                 view = self.scheduler._roster.members[state.id].view(model)
                 assert (view.id, view.slots, view.loaded) == (state.id, state.slots or 1, resident)
@@ -298,6 +380,8 @@ class Life(RuleBasedStateMachine):
             return
         while self.running:
             self.finish(0, True)
+        self.everybody_is_served_in_the_end()
+        self.take(self.scheduler.set_limits(QueueLimits(0, 60.0), self.now_s))
         for _ in range(2):
             self.now_s += 61.0
             self.take(self.scheduler.tick(self.now_s))
@@ -306,6 +390,28 @@ class Life(RuleBasedStateMachine):
         assert set(self.ended.values()) <= {1}
         assert self.ended.total() == len(self.submitted)
         assert leftovers(self.scheduler) == []
+
+    def everybody_is_served_in_the_end(self) -> None:
+        """Nothing fails any more, and no memory is full of pinned models: then who waits for what is there gets it."""
+        self.take(self.scheduler.set_limits(FOR_EVER, self.now_s))
+        free = [replace(replica, pinned=frozenset()) for replica in self.replicas.values()]
+        self.replicas = {replica.id: replica for replica in free}
+        self.take(self.scheduler.set_replicas(free, self.now_s))
+        states = self.scheduler.snapshot(self.now_s).replicas
+        usable = [state for state in states if state.enabled and state.health in (Health.UP, Health.UNKNOWN)]
+        able = [ticket for ticket in self.waiting if any(self.is_able(ticket, state) for state in usable)]
+        for _ in range(100):
+            for id in sorted(self.changes.pending):
+                self.answer(id, True)
+            while self.running:
+                self.finish(0, True)
+            if not any(ticket.queued for ticket in able):
+                break
+            self.now_s += 1.0
+            self.take(self.scheduler.tick(self.now_s))
+        for ticket in able:
+            assert not ticket.queued, f"{ticket} is never served"
+            assert ticket not in self.refusals, f"{ticket} was refused"
 
 
 def lease_of(ticket: Ticket) -> Lease:

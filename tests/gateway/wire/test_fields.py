@@ -79,6 +79,39 @@ def test_the_most_tokens_that_are_wanted(path: str, fields: bytes, limit: int | 
     assert request(path, b'{"model":"m",%b}' % fields).output_limit == limit
 
 
+@pytest.mark.parametrize("keep_alive", ["0", "0.0", "-0", "0e3", '"0"', '"0s"', '"0h0m"', '"-0.0s"', '"0\u00b5s"'])
+@pytest.mark.parametrize(
+    ("path", "text"), [("/api/generate", ""), ("/api/generate", '"prompt":"",'), ("/api/chat", '"messages":[],')]
+)
+def test_a_request_that_only_lets_go_of_a_model_takes_no_slot(path: str, text: str, keep_alive: str) -> None:
+    body = f'{{"model":"m",{text}"keep_alive":{keep_alive}}}'.encode()
+    assert request(path, body).kind is RequestKind.UNLOAD
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/api/generate", b'"prompt":""'),
+        ("/api/generate", b'"prompt":"hi","keep_alive":0'),
+        ("/api/chat", b'"messages":[{"role":"user","content":""}],"keep_alive":0'),
+        ("/api/embed", b'"input":"","keep_alive":0'),
+        ("/v1/completions", b'"prompt":"","keep_alive":0'),
+        *[
+            ("/api/generate", b'"keep_alive":%b' % value)
+            for value in (b"5", b"-1", b"0.5", b'"5m"', b'"1ns"', b'""', b'"s"', b"null", b"false", b"[0]")
+        ],
+    ],
+)
+def test_whatever_may_run_a_model_is_inference(path: str, fields: bytes) -> None:
+    assert request(path, b'{"model":"m",%b}' % fields).kind is RequestKind.INFERENCE
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" + b"0" * 400])
+def test_options_that_ollama_refuses_load_nothing(number: bytes) -> None:
+    found = request("/api/chat", b'{"model":"m","options":{"num_ctx":%b}}' % number)
+    assert (found.kind, found.model) == (RequestKind.OTHER, "m:latest")
+
+
 def test_unknown_posts_that_name_a_model_are_inference() -> None:
     assert request("/v1/images/generations", b'{"model":"m"}').kind is RequestKind.INFERENCE
     assert request("/v1/anything", b"{}").kind is RequestKind.OTHER
