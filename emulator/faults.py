@@ -30,6 +30,7 @@ class Moment(Enum):
     """When a fault shows."""
 
     ARRIVAL = "as soon as the request is read"
+    LOAD = "when the model is to be loaded"
     RUN = "while the model runs"
     LISTING = "in GET /api/ps"
 
@@ -46,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "crash-runner": Kind(
         Moment.RUN, "the model's runner dies after AFTER tokens: 500 before the first byte, error line later"
     ),
+    "load-fails": Kind(Moment.LOAD, "500 where a chat or generate needs a model that is not in memory"),
     "crash-process": Kind(Moment.RUN, "the whole process exits at once after AFTER tokens"),
     "reset": Kind(Moment.ARRIVAL, "TCP reset before the first byte"),
     "reset-mid-stream": Kind(Moment.RUN, "TCP reset in the middle of a chunk after AFTER tokens"),

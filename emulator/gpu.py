@@ -83,10 +83,11 @@ def speed_of(gpu: GpuSpec, model: ModelSpec, gpu_ratio: float = 1.0, fixed_tok_s
     )
 
 
-def load_s(model: ModelSpec) -> float:
-    """From the start of the runner until it answers."""
+def load_s(model: ModelSpec, disk_bytes_s: float | None = None) -> float:
+    """From the start of the runner until it answers; ``disk_bytes_s``: None where its file is in the page cache."""
     data = calibration()["load"]
-    return float(data["fixed_s"] + model.file_bytes / 1e9 / data["page_cache_GBps"])
+    bytes_s = data["page_cache_GBps"] * 1e9 if disk_bytes_s is None else disk_bytes_s
+    return float(data["fixed_s"] + model.file_bytes / bytes_s)
 
 
 def unload_s() -> float:

@@ -25,6 +25,8 @@ TOO_LONG = (
     "or increase the context length"
 )
 
+TOO_BIG = "model requires more system memory (9.6 GiB) than is available (1.2 GiB)"
+
 
 class Engine(Protocol):
     """What produces tokens."""
@@ -117,7 +119,10 @@ class Inference:
             self._rig.expire(job.key)
             exchange.answer(200, dialect.only_done("unload", _now()), JSON)
             return
-        fault = self._faults.take(Moment.RUN, exchange.path, ask.model)
+        only_loads = ask.empty and isinstance(dialect, Native)
+        fault = None if only_loads else self._faults.take(Moment.RUN, exchange.path, ask.model)
+        if not self._rig.is_loaded(job) and self._faults.take(Moment.LOAD, exchange.path, ask.model) is not None:
+            raise Rejected(500, TOO_BIG)
         try:
             runner = await self._rig.runner(job)
             loaded = time.monotonic()

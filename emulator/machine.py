@@ -31,6 +31,8 @@ class MachineSpec:
     """None: by the GPU's memory, as Ollama picks it."""
     load_s: float | None = None
     """None: by the model's size."""
+    disk_bytes_s: float | None = None
+    """How fast models are read; None: from the page cache."""
 
     @property
     def legacy(self) -> bool:
@@ -244,7 +246,7 @@ class Machine:
             context = smaller
         total = gpu.resident_bytes(model, context, slots)
         on_gpu = 0 if job.signature.num_gpu == 0 else min(total, max(0, free))
-        load_s = gpu.load_s(model) if spec.load_s is None else spec.load_s
+        load_s = gpu.load_s(model, spec.disk_bytes_s) if spec.load_s is None else spec.load_s
         session_s = spec.keep_alive_s if job.keep_alive_s is None else job.keep_alive_s
         return Runner(
             job, context, automatic, slots, total, on_gpu, session_s, RunnerState.LOADING, until_s=now + load_s

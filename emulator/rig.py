@@ -15,7 +15,7 @@ from corral.emulator.effects import Effect, Gone, Granted, Refused, SlotTaken
 from corral.emulator.gpu import Speed
 from corral.emulator.machine import Machine
 from corral.emulator.prefix import PrefixCache, common_prefix
-from corral.emulator.runner import Job, Runner
+from corral.emulator.runner import Job, Runner, RunnerState
 from corral.emulator.text import stamp
 
 _LEAST_DELAY_S = 0.001
@@ -137,6 +137,11 @@ class Rig:
     async def runner(self, job: Job) -> Runner:
         """Wait until the model is loaded as asked; Rejected when there is no room to wait."""
         return await self._wait(job.id, self.machine.submit(job, self.now()))
+
+    def is_loaded(self, job: Job) -> bool:
+        """Whether its model is in memory as asked."""
+        runner = self.machine.runners.get(job.key)
+        return runner is not None and runner.state is RunnerState.LOADED and not runner.needs_reload(job)
 
     async def slot(self, job: Job) -> None:
         """Wait for one of the runner's slots."""

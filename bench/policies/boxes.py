@@ -42,6 +42,8 @@ GPUS_BEHIND = {ONE_OLLAMA: 8}
 SHARED_CONTEXT = 8192
 """OLLAMA_CONTEXT_LENGTH where there is more than one model: by itself Ollama takes so much for the first one's context
 that no second fits beside it on 24 GiB."""
+SLOW_DISK_BYTES_S = 0.4e9
+"""A SATA disk or a share: an 8B model takes 13 s to load instead of 2."""
 INCIDENTS = ("none", "throttle", "kill")
 
 
@@ -57,6 +59,8 @@ class BoxSpec:
     incident: str = "none"
     equal_weights: bool = False
     """Nobody told the gateway which GPUs are faster."""
+    is_disk_slow: bool = False
+    """Models are read from a disk, :data:`SLOW_DISK_BYTES_S`, instead of the page cache."""
 
 
 def scaled_gpu(gpu: GpuSpec, speed: float) -> GpuSpec:
@@ -78,8 +82,11 @@ def make_box(spec: BoxSpec, span_s: float | None = None) -> Box:
     gpus, weights = BOXES[spec.name]()
     models = models_of(spec.models)
     context = SHARED_CONTEXT if len(models) > 1 else None
+    disk = SLOW_DISK_BYTES_S if spec.is_disk_slow else None
     replicas = tuple(
-        BoxReplica(f"gpu{number}", gpu, spec.slots, 1.0 if spec.equal_weights else weight, spec.max_loaded, context)
+        BoxReplica(
+            f"gpu{number}", gpu, spec.slots, 1.0 if spec.equal_weights else weight, spec.max_loaded, context, disk
+        )
         for number, (gpu, weight) in enumerate(zip(gpus, weights, strict=True))
     )
     incidents = () if span_s is None else incidents_of(spec.incident, replicas, span_s)

@@ -12,6 +12,8 @@ from bench.policies.traces import find_traces
 from bench.policies.workloads import Work
 
 UNEQUAL, SIX_MODELS, SIX_BUSY = "unequal-4, load 0.7", "equal-4, 6 models, load 0.4", "equal-4, 6 models, load 0.7"
+SIX_COLD, SIX_COLD_BUSY = "equal-4, 6 models, slow disk, load 0.4", "equal-4, 6 models, slow disk, load 0.7"
+"""Loads take 6 to 15 s, where from the page cache they take 1.5 to 2.5."""
 EIGHT, ONE = "throughput, a100-8", "throughput, one Ollama"
 MOONCAKE, FLOODED, NOT_FLOODED = "mooncake, equal-4", "servegen, a flooder", "servegen, without it"
 LOADS = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -56,6 +58,8 @@ def _boxes(folder: Path | None, requests: int) -> Iterator[Scenario]:
     ):
         for load in (0.4, 0.7):
             yield Scenario(f"{box}, {models} models, load {load:g}", conv, BoxSpec(box, models), load)
+    for name, load in ((SIX_COLD, 0.4), (SIX_COLD_BUSY, 0.7)):
+        yield Scenario(name, conv, BoxSpec("equal-4", "6", is_disk_slow=True), load)
 
 
 def _traces(folder: Path | None, requests: int) -> Iterator[Scenario]:

@@ -72,7 +72,8 @@ class Oracle(Rival):
 
     def _load_s(self, arrival: Arrival, sight: Sight) -> float:
         evicts = not self._has_room(sight)
-        return load_s(self._models[arrival.model]) + evicts * (unload_s() + recovery_s())
+        disk = self._replicas[sight.id].disk_bytes_s
+        return load_s(self._models[arrival.model], disk) + evicts * (unload_s() + recovery_s())
 
     def _has_room(self, sight: Sight) -> bool:
         held = sight.loaded | {work.model for work in self._works[sight.id]}

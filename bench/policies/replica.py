@@ -79,7 +79,11 @@ class VirtualReplica:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self._spec = MachineSpec(
-            box.gpu, parallel=box.slots, max_loaded=box.max_loaded, context_length=box.context_length
+            box.gpu,
+            parallel=box.slots,
+            max_loaded=box.max_loaded,
+            context_length=box.context_length,
+            disk_bytes_s=box.disk_bytes_s,
         )
         self._slowdown = 1.0
         self._busy_s = 0.0

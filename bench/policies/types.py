@@ -34,6 +34,8 @@ class BoxReplica:
     max_loaded: int = 3
     context_length: int | None = None
     """OLLAMA_CONTEXT_LENGTH; None: Ollama chooses by the GPU's memory."""
+    disk_bytes_s: float | None = None
+    """How fast models are read; None: from the page cache."""
 
 
 @dataclass(frozen=True, slots=True)

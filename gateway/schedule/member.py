@@ -67,7 +67,7 @@ class Member(Generic[T]):
     def reconfigure(self, replica: Replica) -> None:
         self.replica, self.slots, self._view = replica, replica.slots or 1, None
         swap = self.memory.swap
-        if swap is not None and not swap.is_begun and swap.model in replica.kept_off:
+        if swap is not None and not swap.is_begun and not swap.suits(replica):
             self.memory.swap = None
 
     def slots_of(self, model: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from corral.model import LoadedModel
+from corral.model import LoadedModel, Replica
 
 DEFAULT_MAX_LOADED: Final = 3
 """Per GPU: Ollama's own default."""
@@ -52,6 +52,11 @@ class Swap:
     def is_begun(self) -> bool:
         """Something was asked for, and is not done."""
         return self.is_loading or self.is_unloading
+
+    def suits(self, replica: Replica) -> bool:
+        """Whether it is still what the operator wants of the replica, who may have changed his mind meanwhile."""
+        pinned = any(model in replica.pinned and model != self.model for model in self.leaving)
+        return self.model not in replica.kept_off and not pinned
 
 
 class Memory:

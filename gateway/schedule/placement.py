@@ -33,6 +33,8 @@ _DWELL_S: Final = 30.0
 _COLD_S: Final = 60.0
 """Whoever waited so long for a model gets it, whoever is still busy with another."""
 _SWAP_SHARE: Final = 0.2
+_PAUSE_S: Final = 0.5
+"""Whoever was answered may ask again so soon, and who waited for a load is sent by then."""
 _FIT_RATIO: Final = 0.8
 """Ollama takes no more than this share of what is free."""
 _LOOK_S: Final = 0.25
@@ -280,10 +282,11 @@ class Placer(Generic[T]):
         key = key_of(model, held)
         costs = self._forecast.costs
         again_s = costs.load_s(key, model) + costs.swap_s()
-        if not is_first and (model in member.inflight or now_s - held.used_s < _DWELL_S):
+        idle_s = 0.0 if model in member.inflight else now_s - held.used_s
+        if not is_first and idle_s < _DWELL_S:
             return None
         waited_s = min(wanted.waited_s, now_s - held.since_s)  # or all that wait for long would take turns at once
-        if model in member.inflight and held.served_s < again_s / _SWAP_SHARE and waited_s < _COLD_S:
+        if idle_s < _PAUSE_S and held.served_s < again_s / _SWAP_SHARE and waited_s < _COLD_S:
             return None
         arrivals = self._arrivals.get(key)
         hertz = 0.0 if arrivals is None else arrivals.hertz(now_s)
@@ -365,6 +368,9 @@ class Placer(Generic[T]):
         if swap is None or swap.is_begun or not member.is_usable:
             return
         swap.leaving = [model for model in swap.leaving if model in member.memory.models]
+        if not swap.suits(member.replica):
+            member.memory.swap = None
+            return
         if not swap.leaving:
             member.memory.loading(now_s)
             effects.append(Load(member.replica, swap.model, swap.signature, swap.number))
@@ -392,7 +398,7 @@ class Placer(Generic[T]):
         member.memory.unloaded(model, now_s)
         member.memory_changed()
         self.go_on(member, now_s, effects)
-        return False
+        return member.memory.swap is None
 
     def load_ended(self, member: Member[T], number: int, now_s: float, *, ok: bool) -> bool:
         """True: a change has ended."""

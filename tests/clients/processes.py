@@ -78,6 +78,12 @@ class Stack:
         for replica in self.replicas:
             replica.clear_faults()
 
+    def load_everywhere(self, model: str) -> None:
+        """Every replica holds the model in its memory, and the gateway knows."""
+        for replica in self.replicas:
+            assert ask(replica.url, "POST", "/api/generate", {"model": model}).status == 200
+        until(lambda: all(model in replica["loaded"] for replica in self.snapshot()["replicas"]), within_s=_START_S)
+
     @contextmanager
     def one_stream_is_aborted(self) -> Iterator[None]:
         """Within a second of the block's end one replica has stopped one stream, and nothing is in flight any more."""

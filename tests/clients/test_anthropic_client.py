@@ -183,6 +183,7 @@ async def test_the_asynchronous_client(running: Stack, pair: Pair[anthropic.Anth
 
 
 async def test_concurrent_messages_are_spread_over_all_replicas(running: Stack) -> None:
+    running.load_everywhere(CHAT)
     async with async_client(running) as client:
         raw = client.messages.with_raw_response
         answers = await asyncio.gather(*(raw.create(model=CHAT, max_tokens=600, messages=HI) for _ in range(6)))

@@ -275,6 +275,7 @@ async def test_the_asynchronous_client(running: Stack, pair: Pair[ollama.Client]
 
 
 async def test_concurrent_chats_are_spread_over_all_replicas(running: Stack) -> None:
+    running.load_everywhere(CHAT)
     served: list[str] = []
 
     async def note(response: httpx.Response) -> None:

@@ -276,6 +276,7 @@ async def test_the_asynchronous_client(running: Stack, pair: Pair[openai.OpenAI]
 
 
 async def test_concurrent_chats_are_spread_over_all_replicas(running: Stack) -> None:
+    running.load_everywhere(CHAT)
     async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
         raw = client.chat.completions.with_raw_response
         answers = await asyncio.gather(*(raw.create(model=CHAT, messages=HI, max_tokens=600) for _ in range(6)))

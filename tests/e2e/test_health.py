@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.fleets import fleet
 from tests.e2e.processes import ask, until
 from tests.e2e.shapes import CHAT, STREAMS, WHOLE, Shape, Verdict
+from tests.e2e.streaming import load_everywhere
 from tests.e2e.traffic import Answer, Client, once
 
 MODEL = "llama3.2:1b"
@@ -89,6 +90,7 @@ async def test_a_dead_replica_that_nobody_meets_is_out_within_three_seconds(tmp_
 async def test_a_frozen_replicas_requests_are_answered_by_others_and_it_comes_back(tmp_path: Path) -> None:
     async with fleet(tmp_path, 2, *FAST) as running:
         gateway, frozen = running.gateway, running["r0"]
+        await load_everywhere(running)
         frozen.freeze()
         clients = [Client(gateway.port) for _ in range(8)]
         asked = [asyncio.create_task(client.ask(CHAT, MODEL)) for client in clients]
@@ -153,6 +155,7 @@ async def test_a_replica_that_loads_a_model_for_seconds_is_not_taken_for_dead(tm
 async def test_a_replica_that_fails_fast_does_not_attract_traffic(tmp_path: Path, kind: str) -> None:
     async with fleet(tmp_path, 3, *FAST) as running:
         failing = running["r0"]
+        await load_everywhere(running)
         await failing.fault(kind, count=None, after=0)
         async with Load(running.gateway.port).running(6) as load:
             await running.gateway.until_health("r0", "ejected", within_s=5)
@@ -167,6 +170,7 @@ async def test_a_replica_that_fails_fast_does_not_attract_traffic(tmp_path: Path
 
 async def test_the_only_replica_is_tried_however_often_it_fails(tmp_path: Path) -> None:
     async with fleet(tmp_path, 1, *FAST) as running:
+        await load_everywhere(running)
         await running["r0"].fault("busy", count=20)
         client = Client(running.gateway.port)
         statuses = [(await client.ask(CHAT, MODEL)).status for _ in range(21)]
@@ -175,13 +179,15 @@ async def test_the_only_replica_is_tried_however_often_it_fails(tmp_path: Path) 
 
 
 async def test_a_kill_under_load_loses_no_request_without_a_byte(tmp_path: Path) -> None:
-    """What ran on the dead replica without a byte, and what waited, is answered by the others."""
+    """What waited for the dead replica is answered by the others."""
     options = ("--model", MODEL, "--load-seconds", "2", "--parallel", "4")
     async with fleet(tmp_path, 3, *options) as running:
         clients = [Client(running.gateway.port) for _ in range(20)]
         asked = [asyncio.create_task(client.ask(CHAT, MODEL, tokens=4)) for client in clients]
-        await running.gateway.until(lambda page: page["requests"]["queued"] == 8, 2, "a full fleet and a queue")
-        running["r0"].kill()  # it still loads: none of its four requests has had a byte
+        for each in running.emulators:
+            while not (await each.stats())["loads"]:
+                await asyncio.sleep(0.01)
+        running["r0"].kill()  # like the others it still loads: no request has had a byte
         answers = await asyncio.gather(*asked)
         assert [answer.verdict for answer in answers] == [Verdict.COMPLETE] * 20
         assert replicas_of(answers) == {"r1", "r2"}

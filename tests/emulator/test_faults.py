@@ -265,6 +265,24 @@ def test_every_kind_can_be_ordered_as_an_option(kind: str) -> None:
     assert (fault.kind, fault.count, fault.model, fault.after) == (kind, None, "M", 7)
 
 
+def test_a_model_that_is_in_memory_needs_no_load_that_could_fail(url: str) -> None:
+    assert request(url, "/api/chat").status == 200
+    order(url, "load-fails", count=None)
+    assert request(url, "/api/chat").status == 200
+    assert ask(url, "POST", "/api/generate", {"model": MODEL, "options": {"num_ctx": 64}}).status == 500
+    ask(url, "POST", "/api/generate", {"model": MODEL, "keep_alive": 0})
+    for path in DIALECTS:
+        answer = request(url, path)
+        assert answer.status == 500
+        assert b"more system memory" in answer.body
+
+
+def test_a_request_that_only_loads_meets_no_fault_of_an_answer(url: str) -> None:
+    order(url, "truncate", after=0)
+    assert ask(url, "POST", "/api/generate", {"model": MODEL}).json()["done_reason"] == "load"
+    assert not request(url, "/api/generate").ended
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "busy,count", "busy,count=x", "busy,colour=red"])
 def test_an_option_that_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(OperatorError):

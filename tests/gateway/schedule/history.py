@@ -5,7 +5,8 @@ Events: ``at 2.5`` · ``submit 1 [model] [kind]`` · ``first 1`` · ``finish 1``
 ``drain a`` · ``resume a`` · ``hold a coming`` · ``hold a gone`` · ``release a`` · ``replicas a:2 b=m`` (id:slots, and
 the only models it serves) · ``limits 2 300`` · ``tick`` · ``stop``.
 
-Effects: ``send 1 a`` · ``refuse 1 QUEUE_FULL 5`` · ``refresh`` · ``a down`` · ``interrupt 1``; nothing, if none.
+Effects: ``send 1 a`` · ``refuse 1 QUEUE_FULL 5`` · ``refresh`` · ``a down`` · ``interrupt 1`` · ``load a m`` ·
+``unload a m``; nothing, if none.
 
 A model is written without its tag. Unless a history says otherwise every replica is up, and has the models m and n.
 """
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from random import Random
 
 from corral.errors import Fault
-from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, RefreshTags, Refuse, Send
+from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, Load, RefreshTags, Refuse, Send, Unload
 from corral.gateway.schedule.health import HealthRules
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Ticket
@@ -183,6 +184,10 @@ def words(effect: Effect[Numbered]) -> str:
             return f"{replica_id} {after.value}"
         case Interrupt(ticket, _):
             return f"interrupt {ticket.number}"
+        case Load(of, model, signature, _):
+            return f"load {of.id} {model.removesuffix(':latest')} {signature}".strip()
+        case Unload(of, model, _):
+            return f"unload {of.id} {model.removesuffix(':latest')}"
 
 
 def check(history: str) -> None:
