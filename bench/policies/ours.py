@@ -146,6 +146,10 @@ class Ours:
         match effect:
             case Send(ticket, lease):
                 self.decisions += 1
+                if lease.predicted is not None:
+                    outcome, seconds = ticket.carried.outcome, lease.predicted
+                    outcome.predicted_ttft_s = (seconds.wait_s + seconds.prefill_s) * seconds.slowdown
+                    outcome.predicted_e2e_s = outcome.predicted_ttft_s + seconds.decode_s * seconds.slowdown
                 if not self._world.send(ticket.carried, lease.replica.id):
                     self.failed(ticket.carried, Fault.CONNECT)
             case Refuse(ticket):
@@ -196,10 +200,8 @@ class Ours:
 def figures_of(request: Request) -> Figures | None:
     """What the final message of its answer tells."""
     work, arrival = request.work, request.arrival
-    if work is None or None in (work.granted_s, work.slot_s, work.first_s, work.end_s):
+    if work is None or work.granted_s is None or work.slot_s is None or work.first_s is None or work.end_s is None:
         return None
-    assert work.granted_s is not None and work.slot_s is not None and work.first_s is not None
-    assert work.end_s is not None
     return Figures(
         arrival.prompt_tokens,
         arrival.output_tokens,

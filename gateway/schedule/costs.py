@@ -1,4 +1,4 @@
-"""What requests cost: tokens in a text, tokens of an answer, seconds of a prompt, of an answer and of a load, learned."""
+"""What requests cost, learned: tokens of a text and of an answer, seconds of a prompt, of an answer and of a load."""
 
 from __future__ import annotations
 
@@ -124,8 +124,10 @@ class Costs:
             known.output.observe(figures.output_tokens)
             self._tenant(request).observe(figures.output_tokens)
 
-    def decoded(self, replica_id: str, key: str, company: float, seconds_per_token: float) -> None:
-        self.decode.observe(replica_id, key, company, seconds_per_token)
+    def decoded(
+        self, replica_id: str, key: str, company: float, seconds_per_token: float, *, is_throttled: bool
+    ) -> None:
+        self.decode.observe(replica_id, key, company, seconds_per_token, is_throttled=is_throttled)
 
     def prefilled(self, replica_id: str, key: str, tokens: float, seconds: float) -> None:
         if tokens >= _TRAIN_TOKENS:

@@ -22,14 +22,15 @@ from random import Random
 from typing import Generic, TypeVar
 
 from corral.errors import Refusal
+from corral.gateway.schedule.balance import Balance
 from corral.gateway.schedule.effects import Effect, RefreshTags, Refuse, Send
 from corral.gateway.schedule.forecast import Ask, Forecast
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.placement import Placer, Wanted
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
-from corral.gateway.schedule.ticket import Ticket
+from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.gateway.schedule.waiting import STORE_LANE, Lane, QueueLimits, ServiceTime, Waiting, lane_of
-from corral.model import Choice, Decision, Policy, ReplicaView, RequestKind, RouteRequest
+from corral.model import Choice, Decision, Figures, Policy, ReplicaView, RequestKind, RouteRequest
 
 T = TypeVar("T", bound=Ticket)
 
@@ -61,6 +62,7 @@ class Dispatcher(Generic[T]):
         self.waiting: Waiting[T] = Waiting(limits, self.service)
         self.forecast = Forecast()
         self.placer: Placer[T] = Placer(roster, self.forecast)
+        self._balance = Balance()
         self.choices: deque[Choice] = deque(maxlen=REMEMBERED)
         self.homes: dict[T, Member[T]] = {}
         """Where each ticket that holds a lease was sent."""
@@ -79,6 +81,7 @@ class Dispatcher(Generic[T]):
         self.policy, self.policy_error = policy, None
         self._predicts = bool(getattr(policy, "predicts", False))
         self._places = bool(getattr(policy, "places", False))
+        self._learn = getattr(policy, "learn", None)
 
     @property
     def limits(self) -> QueueLimits:
@@ -181,7 +184,7 @@ class Dispatcher(Generic[T]):
             return
         lane = self.waiting.lanes.get(key)
         count = len(lane.tickets) if lane is not None else 0
-        oldest_s = min(ticket.arrived_at_s for ticket in lane.tickets) if lane is not None else now_s
+        oldest_s = lane.tickets[0].arrived_at_s if lane is not None else now_s
         inflight = sum(m.inflight.get(model, 0) for m in serving if m.memory.holds(model, request.signature))
         wanted = Wanted(key, model, request.signature, count, now_s - oldest_s, count + inflight)
         self.placer.provide(wanted, serving, now_s, effects)
@@ -205,6 +208,7 @@ class Dispatcher(Generic[T]):
     def look_at_memory(self, now_s: float, effects: list[Effect[T]]) -> None:
         """Some times a second: what is asked for, what must be loaded, and what nobody waits for any more."""
         self.placer.forget_old(now_s)
+        overloaded = self._balance.observe(self._roster.usable(), now_s)
         if not self.places or self.stopping:
             self.placer.give_up_unwanted(set())
             if self._was_placing:  # what is in memory decides no more
@@ -216,6 +220,15 @@ class Dispatcher(Generic[T]):
         self.placer.go_on_everywhere(now_s, effects)
         self.placer.pin(now_s, effects)
         self.drain_all(now_s, effects)
+        for member in overloaded:
+            self._relieve(member, now_s, effects)
+
+    def _relieve(self, member: Member[T], now_s: float, effects: list[Effect[T]]) -> None:
+        """See whether another copy of something that an overloaded replica works on would pay."""
+        tickets = {lease.key: ticket for ticket, lease in member.leases.items() if lease.key is not None}
+        for ticket in tickets.values():
+            if self.placer.is_due(ticket.request.key, now_s):
+                self._have_placed(ticket, now_s, effects)
 
     def settle_asking(self, now_s: float, effects: list[Effect[T]]) -> None:
         """Go on with those for whom the replicas' lists are in, or late."""
@@ -296,10 +309,11 @@ class Dispatcher(Generic[T]):
             ask = self.forecast.ask(request)
         views = self._views(ask, request.model, free, now_s)
         member, decision = self._choose(ticket, free, views)
-        self.choices.append(
-            Choice(now_s, request.model, request.kind, now_s - ticket.arrived_at_s, decision, tuple(views))
-        )
+        choice = Choice(now_s, request.model, request.kind, now_s - ticket.arrived_at_s, decision, tuple(views))
+        self.choices.append(choice)
         lease = self._roster.lease(member, ticket, now_s)
+        if self._learn is not None:
+            lease.choice = choice
         if ask is not None and lease.key is not None:
             self.forecast.sent(member, lease, ask, decision.predicted, now_s)
         self.homes[ticket] = member
@@ -336,6 +350,17 @@ class Dispatcher(Generic[T]):
         reason = "last resort" if member.shut else decision.reason
         predicted = views[free.index(member)].predicted
         return member, Decision(member.id, reason, predicted)
+
+    def teach(self, lease: Lease, figures: Figures | None, now_s: float) -> None:
+        """Tell a policy that learns what became of a request that it placed, which was answered completely."""
+        if self._learn is None or lease.choice is None or lease.first_at_s is None:
+            return
+        try:
+            self._learn(
+                lease.ticket.request, lease.choice, lease.first_at_s - lease.sent_at_s, now_s - lease.sent_at_s, figures
+            )
+        except Exception as error:  # foreign code, as above
+            self.policy_error = f"could not learn: {error!r}"
 
     def _is_answered(self, asked_at_s: float, now_s: float) -> bool:
         """Whether every usable replica's list was read since then, or it has been awaited long enough."""

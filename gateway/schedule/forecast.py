@@ -14,6 +14,10 @@ FIRST: Final = 1.0
 END: Final = 0.1
 OTHERS: Final = 0.3
 """What a second until the first token, until the end, and of the others' delay weighs: tried in the laboratory."""
+OVERLOADED: Final = 1.25
+"""How much dearer one is that has had more than its share for long."""
+THROTTLED: Final = 1.05
+"""From this slowdown on, what is measured says nothing of full clocks."""
 _ALONE_RATIO: Final = 0.2
 """A prompt that waited longer than this share of itself for others says little about its own cost."""
 
@@ -58,7 +62,7 @@ class Forecast:
         slowdown = 1.0
         if gpu is not None:
             stretch += gpu.foreign
-            slowdown = member.derate(gpu.slowdown)
+            slowdown = self._derate(member, gpu.slowdown)
         hit = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix) if ask.prefix else 0
         cached = min(hit * ask.block_tokens, ask.prompt_tokens)
         prefill_s = saved_s = decode_s = others_s = 0.0
@@ -74,8 +78,14 @@ class Forecast:
             others_s += member.rest_s
         wait_s = member.pending_s(now_s)
         first_s = wait_s + prefill_s
+        if member.is_overloaded:
+            slowdown *= OVERLOADED
         cost_s = (FIRST * first_s + END * (first_s + decode_s) + OTHERS * others_s) * slowdown
         return Prediction(wait_s, prefill_s, decode_s, others_s, saved_s, slowdown, cost_s)
+
+    def _derate(self, member: Member[Any], slowdown: float) -> float:
+        """As much of what its GPUs report as the learned rates do not know yet: slow answers teach it, too."""
+        return max(1.0, slowdown / max(1.0, self.costs.decode.absorbed(member.id))) if slowdown > 1.0 else 1.0
 
     def service_s(self, ask: Ask) -> float:
         """GPU-seconds it takes on a replica of weight 1, about: what it is charged with, and ordered by."""
@@ -148,7 +158,9 @@ class Forecast:
             return
         taken_s = now_s - first_s if figures.decode_s is None else figures.decode_s
         models, company = member.company(lease, now_s)
-        self.costs.decoded(member.id, request_key(lease), company, taken_s / (tokens - 1) / models)
+        throttled = member.gpu is not None and member.gpu.slowdown > THROTTLED
+        seconds = taken_s / (tokens - 1) / models
+        self.costs.decoded(member.id, request_key(lease), company, seconds, is_throttled=throttled)
 
     def _learn_prefill(self, member: Member[Any], lease: Lease, figures: Figures, ask: Ask) -> None:
         first_s = lease.first_at_s

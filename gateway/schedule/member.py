@@ -44,6 +44,8 @@ class Member(Generic[T]):
         """When the reading of :attr:`installed` began; None: never read, it may have anything."""
         self.memory = Memory()
         self.gpu: GpuLoad | None = None
+        self.is_overloaded = False
+        """It has had much more to do than the others for long."""
         self.decoding = 0
         """Requests whose answer has begun."""
         self._decode_s = 0.0
@@ -183,8 +185,8 @@ class Member(Generic[T]):
                 self._areas[model] += passed_s * count
 
     def company(self, lease: Lease, now_s: float) -> tuple[float, float]:
-        """Since its answer began, on average: (models at work there, its own among them; streams of its own model beside
-        it). It must still be counted in."""
+        """Since its answer began, on average: (models at work there, its own among them; streams of its own model
+        beside it). It must still be counted in."""
         if lease.mark is None or lease.key is None or now_s <= lease.mark[0]:
             return 1.0, 0.0
         self._account(now_s)
@@ -198,6 +200,11 @@ class Member(Generic[T]):
         return left_s if left_s > 0.0 and self.taken > self.decoding else 0.0
 
     @property
+    def load_s(self) -> float:
+        """What was sent to it and is not done was predicted to take so much, added up."""
+        return self._pending_s + self._decode_s
+
+    @property
     def rest_s(self) -> float:
         """What one more model at work there costs the answers that are being made."""
         return self._decode_s / len(self.inflight) if self.inflight else 0.0
@@ -208,10 +215,6 @@ class Member(Generic[T]):
     def memory_changed(self) -> None:
         """What the scheduler did to :attr:`memory` shows in the next view."""
         self._view = None
-
-    def derate(self, slowdown: float) -> float:
-        """The slowdown that the GPU reports."""
-        return slowdown
 
     def view(self, model: str | None, predicted: Prediction | None = None) -> ReplicaView:
         """What a policy may know of it now, for a request for ``model``."""

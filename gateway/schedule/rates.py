@@ -9,6 +9,7 @@ _FORGET: Final = 0.98
 """What a measurement weighs after the next one: about fifty count."""
 _KEY_STEP: Final = 0.02
 _PAIR_STEP: Final = 0.1
+_LATELY_STEP: Final = 0.2
 _FAR: Final = 1.1
 """A logarithm: what is more than three times off moves an estimate no further than this."""
 _PRIOR: Final = 0.5
@@ -21,11 +22,15 @@ class Line:
     The prior is a GPU that works off its streams one after the other: with one more beside it, twice as long.
     """
 
-    __slots__ = ("_w", "_wx", "_wxx", "_wxy", "_wy", "level", "slope")
+    __slots__ = ("_w", "_wx", "_wxx", "_wxy", "_wy", "lately", "level", "slope", "usual")
 
     def __init__(self, level: float) -> None:
         self.level = level
         self.slope = level
+        self.usual: float | None = None
+        """How slow it is at full clocks; None: not measured."""
+        self.lately = level
+        """How slow it is now, with whatever slows it."""
         self._w, self._wx, self._wxx = 2 * _PRIOR, _PRIOR, _PRIOR
         self._wy, self._wxy = 3 * _PRIOR * level, 2 * _PRIOR * level
 
@@ -120,8 +125,13 @@ class Rates:
             scale *= pair.value
         return line.level * scale, line.slope * scale
 
-    def observe(self, replica_id: str, key: str, company: float, seconds: float) -> None:
-        """A unit took so long beside so many other streams."""
+    def absorbed(self, replica_id: str) -> float:
+        """How many times as slow as at full clocks the replica is by what was learned of it; 1: not known."""
+        line = self._replicas.get(replica_id)
+        return 1.0 if line is None or line.usual is None else line.lately / line.usual
+
+    def observe(self, replica_id: str, key: str, company: float, seconds: float, *, is_throttled: bool = False) -> None:
+        """A unit took so long beside so many other streams; ``is_throttled``: on GPUs that said that they were slow."""
         if not seconds > 0.0:
             return
         line = self._replicas.get(replica_id)
@@ -139,6 +149,10 @@ class Rates:
         line.observe(company, expected * exp(_clip(log(seconds / (known.value * pair.value * expected)))))
         known.move(log(seconds / (known.value * pair.value * line.at(company))), _KEY_STEP, quick=True)
         pair.move(log(seconds / (known.value * pair.value * line.at(company))), _PAIR_STEP, quick=False)
+        slow = line.level * pair.value
+        line.lately += (slow - line.lately) * _LATELY_STEP
+        if not is_throttled:
+            line.usual = slow if line.usual is None else line.usual + (slow - line.usual) * _KEY_STEP
 
     def forget_keys(self, kept: set[str]) -> None:
         """Keys come from clients: only these are remembered."""

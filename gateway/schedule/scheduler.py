@@ -279,7 +279,7 @@ class Scheduler(Generic[T]):
         return effects
 
     def load_ended(self, replica_id: str, number: int, now_s: float, *, ok: bool) -> list[Effect[T]]:
-        """What :class:`Load` asked for is done, or failed. Of an older change, or of a replica that is gone: nothing."""
+        """What :class:`Load` asked for is done, or failed; of an older change, or a replica that is gone: nothing."""
         member = self._roster.members.get(replica_id)
         effects: list[Effect[T]] = []
         if member is not None and self._placer.load_ended(member, number, now_s, ok=ok):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corral.model import Decision, Prediction, Replica, RouteRequest
+from corral.model import Choice, Decision, Prediction, Replica, RouteRequest
 
 if TYPE_CHECKING:
     from corral.gateway.schedule.forecast import Ask
@@ -63,6 +63,7 @@ class Lease:
     __slots__ = (
         "ask",
         "cached_tokens",
+        "choice",
         "committed",
         "first_at_s",
         "inflight",
@@ -88,6 +89,8 @@ class Lease:
         self.inflight = 0
         """Requests for its model then in flight there, with it."""
         self.ask: Ask | None = None
+        self.choice: Choice | None = None
+        """What the policy saw; only where it learns from what becomes of it."""
         self.predicted: Prediction | None = None
         self.cached_tokens = 0.0
         """Tokens of its prompt that were thought to be in the replica's cache."""

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, takewhile
 from math import ceil
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -187,8 +188,9 @@ class Waiting(Generic[T]):
         return iter(sorted(everyone, key=_sequence))
 
     def arrived_before(self, instant_s: float) -> list[T]:
-        """Those that arrived before ``instant_s``, in order of arrival."""
-        return [ticket for ticket in self if ticket.arrived_at_s < instant_s]
+        """Those that arrived before ``instant_s``, in order of arrival: looked for from the front of each lane."""
+        late = [takewhile(lambda each: each.arrived_at_s < instant_s, lane.tickets) for lane in self.lanes.values()]
+        return sorted(chain.from_iterable(late), key=_sequence)
 
     def oldest_s(self) -> float | None:
         """When the one that waits longest arrived."""

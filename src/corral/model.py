@@ -422,6 +422,16 @@ class Choice(Struct, frozen=True):
     """As the policy saw them."""
 
 
+class LearningPolicy(Policy, Protocol):
+    """A policy that is told what became of the requests that it placed: the one exception to keeping nothing."""
+
+    def learn(
+        self, request: RouteRequest, choice: Choice, ttft_s: float, e2e_s: float, figures: Figures | None
+    ) -> None:
+        """A request was answered completely: ``choice`` is what the policy saw and said; both times are from sending."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
     """One replica in a :class:`Snapshot`: what an operator sees."""
