@@ -14,8 +14,7 @@ from corral.policies.pick import cold, load, lowest, require_not_negative
 
 @dataclass(frozen=True, slots=True)
 class WeightedLeastLoad:
-    """Where the request costs the least seconds; until that was learned, the lowest (in flight + 1) / weight, where
-    having to load the model counts as ``cold_penalty`` more in flight."""
+    """Where the request costs the least seconds; until these were learned, the lowest (in flight + 1) / weight, where having to load the model counts as ``cold_penalty`` more in flight."""  # noqa: E501
 
     predicts: ClassVar[bool] = True
     places: ClassVar[bool] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.processes import START_S, Emulator, Gateway, emulators, gateway, write_config
 
@@ -26,13 +27,17 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(folder: Path, count: int, *options: str, slots: int | str = 4, more: str = "") -> AsyncIterator[Fleet]:
-    """A gateway in front of ``count`` emulators, all of them up and their models known."""
+    """A gateway in front of ``count`` emulators, all of them up, and known what they have and hold in memory."""
     async with emulators(folder, count, *options) as replicas:
         config = write_config(folder / "corral.yaml", replicas, slots, more)
         async with gateway(config) as front:
             await front.until(
-                lambda page: all(each["health"] == "up" and each["installed"] for each in page["replicas"]),
+                lambda page: all(map(_is_known, page["replicas"])),
                 START_S,
                 "a fleet that is up",
             )
             yield Fleet(front, replicas)
+
+
+def _is_known(replica: dict[str, Any]) -> bool:
+    return replica["health"] == "up" and bool(replica["installed"]) and replica["loaded"] is not None

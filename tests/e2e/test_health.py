@@ -190,6 +190,6 @@ async def test_a_kill_under_load_loses_no_request_without_a_byte(tmp_path: Path)
         running["r0"].kill()  # like the others it still loads: no request has had a byte
         answers = await asyncio.gather(*asked)
         assert [answer.verdict for answer in answers] == [Verdict.COMPLETE] * 20
-        assert replicas_of(answers) == {"r1", "r2"}
+        assert replicas_of(answers) <= {"r1", "r2"}
         for client in clients:
             client.close()

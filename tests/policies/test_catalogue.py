@@ -78,7 +78,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
     message = refused("weighted-least-load", options={"cold_penalti": 3})
     assert message == (
         "policy.cold_penalti: weighted-least-load has no such option; did you mean 'cold_penalty'?"
-        " known options: cold_penalty"
+        " known options: cold_penalty, weights"
     )
 
 
