@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from corral.errors import Fault
-from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, Load, RefreshTags, Refuse, Send, Unload
+from corral.gateway.schedule.effects import (
+    Effect,
+    HealthChanged,
+    Interrupt,
+    LetGo,
+    Load,
+    RefreshTags,
+    Refuse,
+    Send,
+    Unload,
+)
 from corral.gateway.schedule.scheduler import Scheduler
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.wire.exchange import Exchange
@@ -28,7 +38,7 @@ class Carrier:
         self.report_bug: Callable[[str, Exception], None] = lambda where, error: None
         self.refresh_tags: Callable[[], None] = lambda: None
         """Asks the poller to read every replica's models now."""
-        self.change_memory: Callable[[Load | Unload], None] = lambda effect: None
+        self.change_memory: Callable[[Load | Unload | LetGo], None] = lambda effect: None
         """Has a replica load a model or let go of one."""
         self.suspect: Callable[[str], None] = lambda replica_id: None
         """Asks the poller to probe a replica that just failed a request."""
@@ -112,7 +122,7 @@ class Carrier:
             effect.ticket.interrupt(effect.fault)
         elif isinstance(effect, RefreshTags):
             self.refresh_tags()
-        elif isinstance(effect, Load | Unload):
+        elif isinstance(effect, Load | Unload | LetGo):
             self.change_memory(effect)
         else:
             self._health_changed(effect)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -16,6 +17,9 @@ from corral.model import InstalledModel, LoadedModel, ProbeResult, Replica, norm
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """A store of ten thousand models fits; what is longer is not an Ollama's answer."""
+
+_WATCH = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds of silence before the first question, seconds between two, and how many may go unanswered."""
 
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "corral"}
 
@@ -100,9 +104,11 @@ def probe_session() -> aiohttp.ClientSession:
 
     It has no connection limit because a limit is a queue, in which a stalled replica would delay the others;
     a poller keeps at most three requests per replica in flight.
+
+    A load may be silent for minutes: whether its machine is still there the kernels find out within a minute.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, force_close=False),
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, force_close=False, socket_factory=_watched_socket),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
         auto_decompress=False,
@@ -111,6 +117,16 @@ def probe_session() -> aiohttp.ClientSession:
         max_line_size=4096,
         max_field_size=4096,
     )
+
+
+def _watched_socket(address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _WATCH.items():
+        if hasattr(socket, name):  # not on every system
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 class OllamaProbe:

@@ -26,8 +26,9 @@ from corral.gateway.schedule.balance import Balance
 from corral.gateway.schedule.effects import Effect, RefreshTags, Refuse, Send
 from corral.gateway.schedule.forecast import Ask, Forecast
 from corral.gateway.schedule.member import Member
-from corral.gateway.schedule.placement import Placer, Wanted
+from corral.gateway.schedule.placement import Placer
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
+from corral.gateway.schedule.standing import Wanted
 from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.gateway.schedule.waiting import STORE_LANE, Lane, QueueLimits, ServiceTime, Waiting, lane_of
 from corral.model import Choice, Decision, Figures, Policy, ReplicaView, RequestKind, RouteRequest
@@ -136,36 +137,28 @@ class Dispatcher(Generic[T]):
         if lane is None:
             return
         while (ticket := self.waiting.next_of(key, now_s)) is not None:
-            placing = self._place(ticket, now_s, effects)
-            if placing is Placing.DONE:
-                self._leave(ticket)
-                continue
-            if placing is Placing.ASKING:
-                self._ask(key, now_s, effects)
-            break
-        if lane.odd and len(lane.tickets):
+            if not self._try(ticket, key, now_s, effects):
+                break
+        if lane.odd:
             self._drain_odd(key, now_s, effects)
         self._provide(key, now_s, effects)
 
     def _drain_odd(self, key: str, now_s: float, effects: list[Effect[T]]) -> None:
-        """Those that may find a replica where the first of the lane finds none."""
-        stuck = Placing.DONE
+        """The first of the lane, and whoever is odd, may find none where those behind them do."""
         for ticket in self.waiting.in_turn(key, now_s):
-            odd = Lane.is_odd(ticket)
-            if stuck is Placing.BUSY and not odd:
-                continue
-            placing = self._place(ticket, now_s, effects)
-            if placing is Placing.DONE:
-                self._leave(ticket)
-            elif placing is Placing.ASKING:
-                self._ask(key, now_s, effects)
-            if placing is not Placing.DONE and not odd:
-                stuck = placing
+            if not self._try(ticket, key, now_s, effects) and not Lane.is_odd(ticket):
+                break
+        for ticket in self.waiting.in_turn(key, now_s, only_odd=True):
+            self._try(ticket, key, now_s, effects)
 
-    def _leave(self, ticket: T) -> None:
-        """It was refused; who was sent has left already."""
-        if ticket.queued:
+    def _try(self, ticket: T, key: str, now_s: float, effects: list[Effect[T]]) -> bool:
+        """Place one that waits; False: it goes on waiting."""
+        placing = self._place(ticket, now_s, effects)
+        if placing is Placing.ASKING:
+            self._ask(key, now_s, effects)
+        if placing is Placing.DONE and ticket.queued:  # it was refused; who was sent has left already
             self.waiting.remove(ticket)
+        return placing is Placing.DONE
 
     def _provide(self, key: str, now_s: float, effects: list[Effect[T]]) -> None:
         """Have the placer see to those that still wait in the lane."""
@@ -210,14 +203,14 @@ class Dispatcher(Generic[T]):
         self.placer.forget_old(now_s)
         overloaded = self._balance.observe(self._roster.usable(), now_s)
         if not self.places or self.stopping:
-            self.placer.give_up_unwanted(set())
+            self.placer.swaps.give_up_unwanted(set())
             if self._was_placing:  # what is in memory decides no more
                 self._was_placing = False
                 self.drain_all(now_s, effects)
             return
         self._was_placing = True
-        self.placer.give_up_unwanted(set(self.waiting.lanes))
-        self.placer.go_on_everywhere(now_s, effects)
+        self.placer.swaps.give_up_unwanted(set(self.waiting.lanes))
+        self.placer.swaps.go_on_everywhere(now_s, effects)
         self.placer.pin(now_s, effects)
         self.drain_all(now_s, effects)
         for member in overloaded:

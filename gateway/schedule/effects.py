@@ -69,4 +69,11 @@ class Unload(NamedTuple):
     number: int
 
 
-Effect: TypeAlias = Send[T] | Refuse[T] | RefreshTags | HealthChanged | Interrupt[T] | Load | Unload
+class LetGo(NamedTuple):
+    """Have the replica let go of the model as soon as nobody uses it there; nothing waits for that."""
+
+    replica: Replica
+    model: str
+
+
+Effect: TypeAlias = Send[T] | Refuse[T] | RefreshTags | HealthChanged | Interrupt[T] | Load | Unload | LetGo

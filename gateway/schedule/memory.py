@@ -39,8 +39,6 @@ class Swap:
     began_s: float
     is_loading: bool = False
     is_unloading: bool = False
-    load_s: float = 0.0
-    """How long the load is thought to take."""
     loading_s: float = 0.0
     """When it was asked for."""
 

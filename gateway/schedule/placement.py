@@ -17,17 +17,19 @@ from collections.abc import Sequence
 from math import exp
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from corral.gateway.schedule.demand import Arrivals, queues, spread
-from corral.gateway.schedule.effects import Effect, Load, Unload
+from corral.gateway.schedule.demand import Arrivals
+from corral.gateway.schedule.effects import Effect
 from corral.gateway.schedule.forecast import Forecast
 from corral.gateway.schedule.member import Member
-from corral.gateway.schedule.memory import Held, Swap
+from corral.gateway.schedule.memory import Held
+from corral.gateway.schedule.room import Room
 from corral.gateway.schedule.roster import Roster
+from corral.gateway.schedule.standing import HORIZON_S, Standing, Wanted, key_of, standing_of
+from corral.gateway.schedule.swaps import Swaps
 from corral.gateway.schedule.ticket import Ticket
 
 T = TypeVar("T", bound=Ticket)
 
-_HORIZON_S: Final = 60.0
 _DWELL_S: Final = 30.0
 """A model stays at least so long before it leaves for another's further copy."""
 _COLD_S: Final = 60.0
@@ -35,8 +37,6 @@ _COLD_S: Final = 60.0
 _SWAP_SHARE: Final = 0.2
 _PAUSE_S: Final = 0.5
 """Whoever was answered may ask again so soon, and who waited for a load is sent by then."""
-_FIT_RATIO: Final = 0.8
-"""Ollama takes no more than this share of what is free."""
 _LOOK_S: Final = 0.25
 _AGAIN_S: Final = 1.0
 """Where nothing could be gained it is not tried again before this, unless something changes in somebody's memory."""
@@ -44,7 +44,6 @@ _HYSTERESIS: Final = 1.5
 """What a further copy saves must be so many times what something that leaves for it loses."""
 _COPY_COST: Final = 0.1
 """What a load weighs where nothing has to leave for it: it only takes time that nobody else wants."""
-_GIB: Final = 1 << 30
 _MOST_KEYS: Final = 512
 """Keys come from clients: those asked for last are remembered."""
 
@@ -60,68 +59,8 @@ class _Move(NamedTuple):
     """What is lost by those that leave, in seconds of waiting."""
 
 
-class Wanted(NamedTuple):
-    """A key that requests wait for, or may soon."""
-
-    key: str
-    model: str
-    signature: str
-    waiting: int
-    waited_s: float
-    present: int
-    """Those that wait, and those in flight."""
-
-
-class _State:
-    """Which keys are where, and how busy the replicas are with them."""
-
-    def __init__(
-        self,
-        homes: dict[str, list[str]],
-        speeds: dict[str, float],
-        demands: dict[str, float],
-        requests_s: dict[str, float],
-        models: dict[tuple[str, str], str],
-    ) -> None:
-        self.homes = homes
-        self.speeds = speeds
-        self._demands = demands
-        self._requests_s = requests_s
-        self._keys = models
-        self.queues = queues(spread(demands, homes, speeds), speeds)
-
-    def request_s(self, key: str) -> float:
-        """Seconds that one request takes of a busy replica of speed 1."""
-        return self._requests_s.get(key, 1.0)
-
-    def is_elsewhere(self, key: str, model: str, home: str) -> bool:
-        """Whether another one has it already; a copy that is coming may yet fail."""
-        return any(each != home and self._keys.get((each, model)) == key for each in self.homes.get(key, ()))
-
-    def queues_with(self, key: str, home: str, victims: Sequence[str]) -> float:
-        """As :attr:`queues`, if the key was there, too, and the victims were not."""
-        homes = dict(self.homes)
-        for victim in victims:
-            gone = self._keys.get((home, victim))
-            if gone is not None:
-                homes[gone] = [each for each in homes[gone] if each != home]
-        homes[key] = [*homes.get(key, []), home]
-        return self._queues(homes)
-
-    def queues_without(self, key: str, home: str) -> float:
-        return self._queues({**self.homes, key: [each for each in self.homes[key] if each != home]})
-
-    def _queues(self, homes: dict[str, list[str]]) -> float:
-        there = {key: each for key, each in homes.items() if each}
-        return queues(spread(self._demands, there, self.speeds), self.speeds)
-
-
-def key_of(model: str, held: Held) -> str:
-    return f"{model} {held.signature}" if held.signature else model
-
-
 class Placer(Generic[T]):
-    """Decides about memory, and follows each change until it is done."""
+    """Decides about memory; :class:`Swaps` carries it through."""
 
     def __init__(self, roster: Roster[T], forecast: Forecast) -> None:
         self.is_enabled = True
@@ -130,9 +69,8 @@ class Placer(Generic[T]):
         self._arrivals: dict[str, Arrivals] = {}
         self._due_s: dict[str, float] = {}
         """By key: when to look at it next."""
-        self._sizes: dict[str, int | None] = {}
-        """What was found out since the last tick, by model."""
-        self._numbers = 0
+        self._room = Room(lambda: roster.members.values(), forecast.costs)
+        self.swaps: Swaps[T] = Swaps(roster, forecast)
 
     # ---- what is asked for
 
@@ -148,7 +86,7 @@ class Placer(Generic[T]):
             del self._arrivals[key]
         for key in [key for key in self._due_s if key not in self._arrivals]:
             del self._due_s[key]
-        self._sizes.clear()
+        self._room.look_again()
 
     def look_again(self) -> None:
         """Something changed: what was not worth while may be now."""
@@ -180,12 +118,13 @@ class Placer(Generic[T]):
         self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]
     ) -> bool:
         able = [member for member in serving if not member.memory.is_failed(wanted.key, now_s)]
-        state = self._state(now_s, wanted)
+        state = self._standing(wanted, now_s)
         free = [member for member in able if member.memory.swap is None]
         moves = [self._move(wanted, member, now_s, state, is_first=True) for member in free]
         found = [move for move in moves if move is not None]
         if found:
-            best = min(found, key=lambda move: move.ready_s * max(1, wanted.waiting) + move.loss_s)
+            waiting, speeds = max(1, wanted.waiting), state.speeds
+            best = min(found, key=lambda move: (move.ready_s * waiting + move.loss_s, -speeds[move.member.id]))
             self._begin(best, wanted, now_s, effects)
         return bool(able)
 
@@ -193,7 +132,7 @@ class Placer(Generic[T]):
         self, wanted: Wanted, serving: Sequence[Member[T]], coming: Sequence[Member[T]], now_s: float
     ) -> _Move | None:
         """The further copy that saves the most, if any saves more than it costs."""
-        state = self._state(now_s, wanted)
+        state = self._standing(wanted, now_s)
         homes = state.homes.get(wanted.key, [])
         best, best_gain_s = None, 0.0
         for member in serving:
@@ -210,10 +149,10 @@ class Placer(Generic[T]):
                 best, best_gain_s = move, gain_s
         return best
 
-    def _gain_s(self, wanted: Wanted, member: Member[T], move: _Move, state: _State) -> float:
+    def _gain_s(self, wanted: Wanted, member: Member[T], move: _Move, state: Standing) -> float:
         """What the copy saves in the next minute, and of the queue there is, without what it costs."""
         homes = state.homes.get(wanted.key, [])
-        saved_s = _HORIZON_S * (state.queues - state.queues_with(wanted.key, member.id, move.victims))
+        saved_s = HORIZON_S * (state.queues - state.queues_with(wanted.key, member.id, move.victims))
         each_s = state.request_s(wanted.key)
         speed = sum(state.speeds[home] for home in homes) or 1.0
         left = wanted.waiting - move.ready_s * speed / each_s
@@ -226,7 +165,9 @@ class Placer(Generic[T]):
             return saved_s - move.ready_s * _COPY_COST
         return saved_s / _HYSTERESIS - move.ready_s - move.loss_s
 
-    def _move(self, wanted: Wanted, member: Member[T], now_s: float, state: _State, *, is_first: bool) -> _Move | None:
+    def _move(
+        self, wanted: Wanted, member: Member[T], now_s: float, state: Standing, *, is_first: bool
+    ) -> _Move | None:
         """The cheapest way to have it there; None: there is none now."""
         victims: list[str] = []
         loss_s = 0.0
@@ -237,7 +178,7 @@ class Placer(Generic[T]):
                 return None
             victims.append(wanted.model)
             loss_s += found_s
-        while not self._fits(wanted, member, victims):
+        while not self._room.fits(wanted.model, member, victims):
             found = self._victim(wanted, member, victims, now_s, state, is_first=is_first)
             if found is None:
                 return None
@@ -252,7 +193,7 @@ class Placer(Generic[T]):
         return _Move(member, victims, ready_s, loss_s)
 
     def _victim(
-        self, wanted: Wanted, member: Member[T], taken: Sequence[str], now_s: float, state: _State, *, is_first: bool
+        self, wanted: Wanted, member: Member[T], taken: Sequence[str], now_s: float, state: Standing, *, is_first: bool
     ) -> tuple[str, float] | None:
         """The model there that is missed least, and by how many seconds."""
         best: tuple[str, float] | None = None
@@ -265,7 +206,15 @@ class Placer(Generic[T]):
         return best
 
     def _loss_s(
-        self, wanted: Wanted, member: Member[T], model: str, held: Held, now_s: float, state: _State, *, is_first: bool
+        self,
+        wanted: Wanted,
+        member: Member[T],
+        model: str,
+        held: Held,
+        now_s: float,
+        state: Standing,
+        *,
+        is_first: bool,
     ) -> float | None:
         """What it costs that the model leaves; None: it may not."""
         key = key_of(model, held)
@@ -273,7 +222,7 @@ class Placer(Generic[T]):
             return self._last_loss_s(wanted, member, model, held, now_s, is_first=is_first)
         if not is_first and now_s - held.since_s < _DWELL_S:
             return None
-        return _HORIZON_S * (state.queues_without(key, member.id) - state.queues)
+        return HORIZON_S * (state.queues_without(key, member.id) - state.queues)
 
     def _last_loss_s(
         self, wanted: Wanted, member: Member[T], model: str, held: Held, now_s: float, *, is_first: bool
@@ -290,140 +239,15 @@ class Placer(Generic[T]):
             return None
         arrivals = self._arrivals.get(key)
         hertz = 0.0 if arrivals is None else arrivals.hertz(now_s)
-        return (1.0 - exp(-hertz * _HORIZON_S)) * again_s * (1.0 + hertz * again_s)
+        return (1.0 - exp(-hertz * HORIZON_S)) * again_s * (1.0 + hertz * again_s)
 
-    def _state(self, now_s: float, wanted: Wanted) -> _State:
-        """What is where, or will be when the changes under way are done, and how busy that makes everybody."""
-        homes: dict[str, list[str]] = {}
-        speeds: dict[str, float] = {}
-        models: dict[tuple[str, str], str] = {}
-        for member in self._roster.usable():
-            memory, swap = member.memory, member.memory.swap
-            foreign = 0.0 if member.gpu is None else member.gpu.foreign
-            speeds[member.id] = self._forecast.speed(member) / (1.0 + foreign)
-            for model, held in memory.models.items():
-                if swap is None or model not in swap.leaving:
-                    key = key_of(model, held)
-                    homes.setdefault(key, []).append(member.id)
-                    models[member.id, model] = key
-            if swap is not None:
-                homes.setdefault(swap.key, []).append(member.id)
-        slots = max((member.slots_of(wanted.model) for member in self._roster.usable()), default=1)
-        requests_s = {key: self._forecast.request_s(key, slots) for key in {*homes, *self._arrivals, wanted.key}}
-        demands = {key: arrivals.hertz(now_s) * requests_s[key] for key, arrivals in self._arrivals.items()}
-        demands[wanted.key] = demands.get(wanted.key, 0.0) + wanted.waiting * requests_s[wanted.key] / _HORIZON_S
-        return _State(homes, speeds, demands, requests_s, models)
-
-    # ---- how much there is room for
-
-    def _fits(self, wanted: Wanted, member: Member[T], victims: Sequence[str]) -> bool:
-        memory = member.memory
-        left = {model: held for model, held in memory.models.items() if model not in victims}
-        if not left:
-            return True  # alone it is as good as it gets; what does not fit, Ollama puts on the CPU
-        if len(left) >= memory.most_models(member.replica.max_loaded, len(member.replica.gpus)):
-            return False
-        need = self._bytes(wanted.model)
-        if need is None:
-            return True
-        used = sum(held.size_bytes or self._bytes(model) or 0 for model, held in left.items())
-        too_many = memory.bytes_seen_too_many
-        if too_many is not None and used + need >= too_many:
-            return False
-        gpu = member.gpu
-        if gpu is None or gpu.memory_bytes is None:
-            return True
-        free = gpu.memory_bytes - used - (gpu.foreign_bytes or 0)
-        return need <= _FIT_RATIO * free
-
-    def _bytes(self, model: str) -> int | None:
-        """What it takes in memory: as seen on any replica, or guessed from its files."""
-        if model not in self._sizes:
-            self._sizes[model] = self._find_bytes(model)
-        return self._sizes[model]
-
-    def _find_bytes(self, model: str) -> int | None:
-        seen = [
-            held.size_bytes
-            for member in self._roster.members.values()
-            if (held := member.memory.models.get(model)) is not None and held.size_bytes
-        ]
-        if seen:
-            return max(seen)
-        size = self._forecast.costs.size_bytes(model)
-        return None if size is None else int(size * 1.15) + _GIB // 2
+    def _standing(self, wanted: Wanted, now_s: float) -> Standing:
+        return standing_of(self._roster.usable(), self._forecast, self._arrivals, wanted, now_s)
 
     # ---- carrying it out
 
     def _begin(self, move: _Move, wanted: Wanted, now_s: float, effects: list[Effect[T]]) -> None:
-        self._numbers += 1
-        load_s = self._forecast.costs.load_s(wanted.key, wanted.model)
-        swap = Swap(wanted.model, wanted.signature, list(move.victims), self._numbers, now_s, load_s=load_s)
-        move.member.memory.begin(swap)
-        self.go_on(move.member, now_s, effects)
-
-    def go_on(self, member: Member[T], now_s: float, effects: list[Effect[T]]) -> None:
-        """The next step of the change under way there, if it can be taken."""
-        swap = member.memory.swap
-        if swap is None or swap.is_begun or not member.is_usable:
-            return
-        swap.leaving = [model for model in swap.leaving if model in member.memory.models]
-        if not swap.suits(member.replica):
-            member.memory.swap = None
-            return
-        if not swap.leaving:
-            member.memory.loading(now_s)
-            effects.append(Load(member.replica, swap.model, swap.signature, swap.number))
-            return
-        model = next((model for model in swap.leaving if model not in member.inflight), None)
-        if model is not None:
-            swap.is_unloading = True
-            swap.leaving.remove(model)
-            swap.leaving.insert(0, model)
-            effects.append(Unload(member.replica, model, swap.number))
-
-    def unload_ended(self, member: Member[T], number: int, now_s: float, effects: list[Effect[T]], *, ok: bool) -> bool:
-        """True: the change was given up."""
-        swap = member.memory.swap
-        if swap is None or swap.number != number or not swap.is_unloading:
-            return False
-        swap.is_unloading = False
-        if not ok:
-            member.memory.ended(now_s, ok=False)
-            return True
-        model = swap.leaving.pop(0)
-        held = member.memory.models.get(model)
-        if held is not None:
-            self._forecast.prefixes.left(member.id, key_of(model, held))
-        member.memory.unloaded(model, now_s)
-        member.memory_changed()
-        self.go_on(member, now_s, effects)
-        return member.memory.swap is None
-
-    def load_ended(self, member: Member[T], number: int, now_s: float, *, ok: bool) -> bool:
-        """True: a change has ended."""
-        swap = member.memory.swap
-        if swap is None or swap.number != number or not swap.is_loading:
-            return False
-        if ok:
-            self._forecast.costs.loaded(swap.key, now_s - swap.loading_s)
-        member.memory.ended(now_s, ok=ok)
-        member.memory_changed()
-        self.look_again()
-        return True
-
-    def go_on_everywhere(self, now_s: float, effects: list[Effect[T]]) -> None:
-        for member in self._roster.usable():
-            self.go_on(member, now_s, effects)
-
-    def give_up_unwanted(self, wanted: set[str]) -> None:
-        """Changes that wait for something, and that nobody waits for any more, or that their replica is not fit for."""
-        for member in self._roster.members.values():
-            swap = member.memory.swap
-            if swap is None or swap.is_begun:
-                continue
-            if not member.is_usable or (swap.key not in wanted and swap.model not in member.replica.pinned):
-                member.memory.swap = None
+        self.swaps.begin(move.member, wanted, list(move.victims), now_s, effects)
 
     def pin(self, now_s: float, effects: list[Effect[T]]) -> None:
         """Load what belongs into memory always."""
@@ -435,7 +259,7 @@ class Placer(Generic[T]):
                 if model in memory.models or model not in member.installed or memory.is_failed(model, now_s):
                     continue
                 wanted = Wanted(model, model, "", 1, 0.0, 1)
-                move = self._move(wanted, member, now_s, self._state(now_s, wanted), is_first=True)
+                move = self._move(wanted, member, now_s, self._standing(wanted, now_s), is_first=True)
                 if move is not None:
                     self._begin(move, wanted, now_s, effects)
                     break

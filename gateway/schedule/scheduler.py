@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from corral.errors import CorralError, Fault, Refusal
 from corral.gateway.schedule.dispatcher import Dispatcher
-from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, RefreshTags
+from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, LetGo, RefreshTags
 from corral.gateway.schedule.health import Change, HealthRules
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
@@ -202,11 +202,11 @@ class Scheduler(Generic[T]):
             change = member.health.request_answered(lease.sent_at_s, now_s)
             if lease.key is not None:
                 self._learn(member, lease, figures, now_s)
-            elif ticket.request.kind is RequestKind.UNLOAD and figures is not None:
-                self._left(member, ticket.request.model or "", now_s)
         else:
             change = self._blame(member, lease.sent_at_s, now_s, "the stream broke")
         effects: list[Effect[T]] = [RefreshTags()] if ticket.request.kind is RequestKind.STORE else []
+        if ok and ticket.request.kind is RequestKind.UNLOAD and figures is not None:
+            self._let_go(member, ticket.request.model or "", now_s, effects)
         self._release(ticket, member, change, now_s, effects)
         return effects
 
@@ -282,7 +282,8 @@ class Scheduler(Generic[T]):
         """What :class:`Load` asked for is done, or failed; of an older change, or a replica that is gone: nothing."""
         member = self._roster.members.get(replica_id)
         effects: list[Effect[T]] = []
-        if member is not None and self._placer.load_ended(member, number, now_s, ok=ok):
+        if member is not None and self._placer.swaps.load_ended(member, number, now_s, ok=ok):
+            self._placer.look_again()
             self._dispatcher.drain_all(now_s, effects)
         return effects
 
@@ -290,7 +291,7 @@ class Scheduler(Generic[T]):
         """What :class:`Unload` asked for is done; not ok: the model is still in memory, or nobody knows."""
         member = self._roster.members.get(replica_id)
         effects: list[Effect[T]] = []
-        if member is not None and self._placer.unload_ended(member, number, now_s, effects, ok=ok):
+        if member is not None and self._placer.swaps.unload_ended(member, number, now_s, effects, ok=ok):
             self._dispatcher.drain_all(now_s, effects)
         return effects
 
@@ -337,13 +338,21 @@ class Scheduler(Generic[T]):
         if figures.queued_s is not None:
             member.found_slots(lease, figures.queued_s, now_s)
 
-    def _left(self, member: Member[T], model: str, now_s: float) -> None:
-        """A client had a replica let go of a model that nobody uses there: whoever asks next has it loaded again."""
-        if model in member.memory.models and model not in member.inflight:
-            member.memory.unloaded(model, now_s)
-            member.memory_changed()
-            member.left.append(model)
-            self._forget_left(member)
+    def _let_go(self, first: Member[T], model: str, now_s: float, effects: list[Effect[T]]) -> None:
+        """A client had a replica let go of a model: the others do, too, but where it is pinned. Whoever asks next has
+        it loaded again."""
+        for member in self._roster.members.values():
+            if model not in member.memory.models:
+                continue
+            if member is not first:
+                if model in member.replica.pinned or not member.is_usable:
+                    continue
+                effects.append(LetGo(member.replica, model))
+            if model not in member.inflight:
+                member.memory.unloaded(model, now_s)
+                member.memory_changed()
+                member.left.append(model)
+                self._forget_left(member)
 
     def _forget_left(self, member: Member[T]) -> None:
         """What left its memory took its caches with it."""
@@ -373,7 +382,7 @@ class Scheduler(Generic[T]):
         ticket.lease = None
         self._dispatcher.waiting.ended(ticket, self._forecast.charge_s(lease, now_s))
         if member.memory.swap is not None and not self._dispatcher.stopping:
-            self._placer.go_on(member, now_s, effects)
+            self._placer.swaps.go_on(member, now_s, effects)
         settled = self._settle(member, change, now_s, effects)
         if readmit:
             self._dispatcher.readmit(ticket, now_s, effects)
@@ -392,6 +401,8 @@ class Scheduler(Generic[T]):
             return False
         member.shut = shut
         self._roster.refresh()
+        if change is not None and change.before is Health.DOWN:
+            member.memory.failed.clear()  # loads that failed because it went down say nothing of the next
         if change is not None and self._roster.members.get(member.id) is member:
             effects.append(HealthChanged(member.id, *change))
             if change.after is Health.DOWN:

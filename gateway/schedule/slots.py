@@ -17,7 +17,7 @@ MOST: Final = 64
 
 
 class SlotFinder:
-    """For one model on one replica. Starts at one and dares one more while nobody waits in there."""
+    """For one model on one replica. Starts at one and dares half as many more while nobody waits in there."""
 
     __slots__ = ("_limit_s", "_queued", "_served", "slots")
 
@@ -43,7 +43,7 @@ class SlotFinder:
             self.slots -= 1
             self._limit_s = now_s
         elif self._limit_s is None and waited_s <= _QUICK_S + _QUICK_SHARE * served_s and self.slots < MOST:
-            self.slots += 1
+            self.slots = min(MOST, self.slots + max(1, self.slots // 2))
         else:
             return False
         self._queued.clear()

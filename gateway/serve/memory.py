@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import aiohttp
 
 from corral.gateway.run.own_requests import OwnRequests, Trouble, in_one_line
-from corral.gateway.schedule.effects import Load, Unload
+from corral.gateway.schedule.effects import LetGo, Load, Unload
 from corral.gateway.serve.metrics import Metrics
 from corral.model import Replica
 from corral.probes.ollama import Miss, OllamaProbe
@@ -41,7 +41,7 @@ class Readings(Protocol):
 
 
 class MemoryKeeper:
-    """Carries out :class:`Load` and :class:`Unload`. Call :meth:`close` before the session is closed."""
+    """Carries out :class:`Load`, :class:`Unload` and :class:`LetGo`. Close it before the session is closed."""
 
     def __init__(
         self,
@@ -62,15 +62,17 @@ class MemoryKeeper:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def change(self, effect: Load | Unload) -> None:
-        """Begin; how it ended is told to the feed. After :meth:`close` nothing happens any more."""
+    def change(self, effect: Load | Unload | LetGo) -> None:
+        """Begin; how a load or unload ended is told to the feed. After :meth:`close` nothing happens any more."""
         if self._closed:
+            return
+        if isinstance(effect, LetGo):
+            self._keep(asyncio.create_task(self._let_go(effect)))
             return
         work = self._load(effect) if isinstance(effect, Load) else self._unload(effect)
         task = asyncio.create_task(work, name=f"{type(effect).__name__} {effect.model} on {effect.replica.id}")
         self._running[task] = effect
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        self._keep(task)
 
     def is_changing(self, replica_id: str) -> bool:
         """Whether something is under way on that replica."""
@@ -94,10 +96,24 @@ class MemoryKeeper:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def _let_go(self, effect: LetGo) -> None:
+        replica = effect.replica
+        try:
+            await self._ask(replica).unload(self._readings.spelled(replica.id, effect.model))
+        except Trouble as trouble:
+            log.warning(
+                'model_let_go_failed replica=%s model=%s error="%s"', replica.id, in_one_line(effect.model), trouble
+            )
+        self._readings.read_memory(replica.id)
+
     async def _load(self, load: Load) -> None:
         began_s = self._clock()
         try:
-            await self._ask(load).load(self._spelled(load), load.signature)
+            await self._ask(load.replica).load(self._spelled(load), load.signature)
         except Trouble as trouble:
             self._end(asyncio.current_task(), str(trouble))
         else:
@@ -107,7 +123,7 @@ class MemoryKeeper:
         """A model that requests still use leaves after them: by then this may have ended, not well."""
         began_s = self._clock()
         try:
-            await self._ask(unload).unload(self._spelled(unload))
+            await self._ask(unload.replica).unload(self._spelled(unload))
             await self._gone(unload)
         except Trouble as trouble:
             self._end(asyncio.current_task(), str(trouble))
@@ -126,8 +142,8 @@ class MemoryKeeper:
                 raise Trouble(f"{why} after {GONE_S:g} s")
             await asyncio.sleep(GONE_EVERY_S)
 
-    def _ask(self, effect: Load | Unload) -> OwnRequests:
-        return OwnRequests(self._session, effect.replica.host, effect.replica.port)
+    def _ask(self, replica: Replica) -> OwnRequests:
+        return OwnRequests(self._session, replica.host, replica.port)
 
     def _spelled(self, effect: Load | Unload) -> str:
         return self._readings.spelled(effect.replica.id, effect.model)

@@ -382,7 +382,7 @@ class ReplicaView(Struct, frozen=True):
     inflight_model: int
     """Those of the request's own model."""
     loaded: frozenset[str] | None
-    """Models resident in its memory (last ``/api/ps``, and those the gateway has in flight); None: not known."""
+    """Models in its memory (last ``/api/ps``, and what it was sent or had to load since); None: not known."""
     turn: float = 0.0
     """Its place in the rotation: grows by 1/weight with each request it is sent, so the lowest is next in turn."""
     gpu: GpuLoad | None = None

@@ -274,6 +274,20 @@ async def test_the_asynchronous_client(running: Stack, pair: Pair[ollama.Client]
             await client.chat("small", HI)
 
 
+def test_a_model_that_is_stopped_leaves_everywhere_and_is_loaded_by_nobody(running: Stack) -> None:
+    """As ``ollama stop`` does it."""
+    running.load_everywhere(CHAT)
+    loads = running.total("loads")
+    with ollama.Client(running.url) as client:
+        assert client.generate(CHAT, keep_alive=0).done_reason == "unload"
+        until(lambda: CHAT not in [model.model for model in client.ps().models], within_s=5)
+        assert client.generate(CHAT, keep_alive=0).done_reason == "unload"
+        assert client.chat(CHAT, [], keep_alive=0).done_reason == "unload"
+        assert running.total("loads") == loads
+        assert client.generate(CHAT).done_reason == "load"
+    assert running.total("loads") == loads + 1
+
+
 async def test_concurrent_chats_are_spread_over_all_replicas(running: Stack) -> None:
     running.load_everywhere(CHAT)
     served: list[str] = []

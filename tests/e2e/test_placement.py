@@ -193,3 +193,15 @@ async def test_letting_go_of_a_model_loads_none(tmp_path: Path) -> None:
         assert await loads(running) == 1
         assert (await once(port, CHAT, SMALL)).verdict is Verdict.COMPLETE
         assert (await loads(running), await loads_asked_for(running)) == (2, 2)
+
+
+async def test_letting_go_of_a_model_goes_to_all_that_hold_it(tmp_path: Path) -> None:
+    async with fleet(tmp_path, 3, *has(SMALL, LARGE), *QUICK_LOADS) as running:
+        for name, model in (("r0", SMALL), ("r1", SMALL), ("r2", LARGE)):
+            await once(running[name].port, CHAT, model, tokens=1)
+        await running.gateway.until(lambda page: all(each["loaded"] for each in page["replicas"]), 5, "loaded models")
+        status, _ = await ask(running.gateway.port, "POST", "/api/generate", {"model": SMALL, "keep_alive": 0})
+        assert status == 200
+        assert [each["loaded"] for each in (await running.gateway.snapshot())["replicas"]] == [[], [], [LARGE]]
+        while [(await each.stats())["unloads"] for each in running.emulators] != [1, 1, 0]:
+            await asyncio.sleep(0.01)

@@ -17,7 +17,17 @@ from collections.abc import Sequence
 from random import Random
 
 from corral.errors import Fault
-from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, Load, RefreshTags, Refuse, Send, Unload
+from corral.gateway.schedule.effects import (
+    Effect,
+    HealthChanged,
+    Interrupt,
+    LetGo,
+    Load,
+    RefreshTags,
+    Refuse,
+    Send,
+    Unload,
+)
 from corral.gateway.schedule.health import HealthRules
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Ticket
@@ -188,6 +198,8 @@ def words(effect: Effect[Numbered]) -> str:
             return f"load {of.id} {model.removesuffix(':latest')} {signature}".strip()
         case Unload(of, model, _):
             return f"unload {of.id} {model.removesuffix(':latest')}"
+        case LetGo(of, model):
+            return f"let go {of.id} {model.removesuffix(':latest')}"
 
 
 def check(history: str) -> None:

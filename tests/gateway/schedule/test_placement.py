@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from corral.gateway.schedule.standing import Standing
 from corral.model import GpuLoad, InstalledModel, OllamaSample
 from tests.gateway.schedule.pool import GIB, Pool, replicas
 
@@ -120,12 +121,11 @@ def test_the_only_copy_of_a_model_that_nobody_uses_leaves_for_a_hot_one() -> Non
 
 def test_a_copy_that_is_coming_does_not_yet_replace_the_one_there_is() -> None:
     """Otherwise nobody would have it if that load fails."""
-    pool = Pool(replicas("abc", max_loaded=1), loaded={"a": "m", "c": "n"}, load_s=60.0)
-    pool.keep_asking("m", 0.8, 100.0)
-    pool.at(35.0, lambda: pool.keep_asking("n", 0.3, 100.0))
-    pool.run(58.0)
-    assert pool.loads() == ["b m"]
-    assert set(pool.memory["a"]) == models("m")
+    homes, speeds = {"m": ["a", "b"]}, {"a": 1.0, "b": 1.0}
+    coming = Standing(homes, speeds, {}, {}, {("a", "m"): "m"})
+    assert not coming.is_elsewhere("m", "m", "a")
+    there = Standing(homes, speeds, {}, {}, {("a", "m"): "m", ("b", "m"): "m"})
+    assert there.is_elsewhere("m", "m", "a")
 
 
 # ---- draining, and no thrash

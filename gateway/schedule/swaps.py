@@ -1,0 +1,94 @@
+"""Carries the changes of memory through, step by step: drain, let go, load; each replica one change at a time."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from corral.gateway.schedule.effects import Effect, Load, Unload
+from corral.gateway.schedule.forecast import Forecast
+from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.memory import Swap
+from corral.gateway.schedule.roster import Roster
+from corral.gateway.schedule.standing import Wanted, key_of
+from corral.gateway.schedule.ticket import Ticket
+
+T = TypeVar("T", bound=Ticket)
+
+
+class Swaps(Generic[T]):
+    """Follows each change from its beginning to its end."""
+
+    def __init__(self, roster: Roster[T], forecast: Forecast) -> None:
+        self._roster = roster
+        self._forecast = forecast
+        self._numbers = 0
+
+    def begin(
+        self, member: Member[T], wanted: Wanted, victims: list[str], now_s: float, effects: list[Effect[T]]
+    ) -> None:
+        """Have it loaded there, after the victims have left."""
+        self._numbers += 1
+        member.memory.begin(Swap(wanted.model, wanted.signature, victims, self._numbers, now_s))
+        self.go_on(member, now_s, effects)
+
+    def go_on(self, member: Member[T], now_s: float, effects: list[Effect[T]]) -> None:
+        """The next step of the change under way there, if it can be taken."""
+        swap = member.memory.swap
+        if swap is None or swap.is_begun or not member.is_usable:
+            return
+        swap.leaving = [model for model in swap.leaving if model in member.memory.models]
+        if not swap.suits(member.replica):
+            member.memory.swap = None
+            return
+        if not swap.leaving:
+            member.memory.loading(now_s)
+            effects.append(Load(member.replica, swap.model, swap.signature, swap.number))
+            return
+        model = next((model for model in swap.leaving if model not in member.inflight), None)
+        if model is not None:
+            swap.is_unloading = True
+            swap.leaving.remove(model)
+            swap.leaving.insert(0, model)
+            effects.append(Unload(member.replica, model, swap.number))
+
+    def unload_ended(self, member: Member[T], number: int, now_s: float, effects: list[Effect[T]], *, ok: bool) -> bool:
+        """True: the change was given up."""
+        swap = member.memory.swap
+        if swap is None or swap.number != number or not swap.is_unloading:
+            return False
+        swap.is_unloading = False
+        if not ok:
+            member.memory.ended(now_s, ok=False)
+            return True
+        model = swap.leaving.pop(0)
+        held = member.memory.models.get(model)
+        if held is not None:
+            self._forecast.prefixes.left(member.id, key_of(model, held))
+        member.memory.unloaded(model, now_s)
+        member.memory_changed()
+        self.go_on(member, now_s, effects)
+        return member.memory.swap is None
+
+    def load_ended(self, member: Member[T], number: int, now_s: float, *, ok: bool) -> bool:
+        """True: a change has ended."""
+        swap = member.memory.swap
+        if swap is None or swap.number != number or not swap.is_loading:
+            return False
+        if ok:
+            self._forecast.costs.loaded(swap.key, now_s - swap.loading_s)
+        member.memory.ended(now_s, ok=ok)
+        member.memory_changed()
+        return True
+
+    def go_on_everywhere(self, now_s: float, effects: list[Effect[T]]) -> None:
+        for member in self._roster.usable():
+            self.go_on(member, now_s, effects)
+
+    def give_up_unwanted(self, wanted: set[str]) -> None:
+        """Changes that wait for something, and that nobody waits for any more, or that their replica is not fit for."""
+        for member in self._roster.members.values():
+            swap = member.memory.swap
+            if swap is None or swap.is_begun:
+                continue
+            if not member.is_usable or (swap.key not in wanted and swap.model not in member.replica.pinned):
+                member.memory.swap = None
