@@ -137,7 +137,13 @@ class QueueConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Requests that wait in the gateway for a free slot."""
 
     max_requests: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Requests that may wait; one more is refused with 503.")
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Requests that may wait, beside the first for a model that is in no memory yet; "
+            "one more is refused with 503.",
+        ),
     ] = 512
     max_wait_s: Annotated[Seconds, Meta(description="How long a request may wait before it is refused with 503.")] = 300
     order: Annotated[

@@ -26,6 +26,13 @@ class Held:
     size_bytes: int | None = None
     served_s: float = 0.0
     """Seconds of requests since it came."""
+    context_tokens: int | None = None
+    """The context length that it was loaded with, as it said itself."""
+
+    def asks_for_as_much(self, signature: str) -> bool:
+        """A request names the very context length that the model took by itself: Ollama does not load it anew."""
+        by_itself = self.signature is None or not self.signature
+        return by_itself and self.context_tokens is not None and signature == f"num_ctx={self.context_tokens}"
 
 
 @dataclass(slots=True)
@@ -78,9 +85,9 @@ class Memory:
     def holds(self, model: str, signature: str) -> bool:
         """Whether a request for it finds it in memory, and may be sent."""
         held = self.models.get(model)
-        if held is None or (held.signature is not None and held.signature != signature):
+        if held is None or self.is_changing(model):
             return False
-        return not self.is_changing(model)
+        return held.signature is None or held.signature == signature or held.asks_for_as_much(signature)
 
     def is_changing(self, model: str) -> bool:
         """Whether it is on its way in or out."""
@@ -98,7 +105,9 @@ class Memory:
         if held is None:
             self.models[model] = Held(signature, now_s, now_s)
         else:
-            held.used_s, held.signature = now_s, signature
+            held.used_s = now_s
+            if held.signature != signature and not held.asks_for_as_much(signature):
+                held.signature, held.context_tokens = signature, None
 
     def served(self, model: str, seconds: float, now_s: float) -> None:
         held = self.models.get(model)
@@ -120,6 +129,7 @@ class Memory:
                     continue  # older engines list what is still being loaded
                 held = self.models[name] = Held(None, now_s, now_s)
             held.size_bytes = model.size_vram_bytes or model.size_bytes
+            held.context_tokens = model.context_length
         using = set(inflight)
         gone = [name for name in self.models if name not in listed and name not in using]
         lost = {name: self.models.pop(name).size_bytes for name in gone}

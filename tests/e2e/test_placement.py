@@ -152,6 +152,16 @@ async def test_when_a_replica_is_lost_while_it_loads_another_one_loads(tmp_path:
             running["r0"].thaw()
 
 
+async def test_whoever_names_the_context_length_that_a_model_has_anyway_shares_it_with_who_names_none(
+    tmp_path: Path,
+) -> None:
+    """``/v1`` has no place for options; native clients often name the default: they must not take turns."""
+    async with fleet(tmp_path, 1, *has(SMALL), *QUICK_LOADS) as running:
+        turns = [(CHAT, with_context(CHAT, SMALL, 4, 4096)), (OPENAI, OPENAI.body(SMALL, "hi", 4))] * 5
+        assert all_complete(await asked_in_turn(running.gateway.port, turns))
+        assert await loads(running) == await loads_asked_for(running) <= 2
+
+
 @pytest.mark.parametrize("more", ["", "placement: {canonicalise: {num_ctx: 4096}}\n"])
 async def test_clients_of_all_dialects_and_options_share_one_replica(tmp_path: Path, more: str) -> None:
     async with fleet(tmp_path, 1, *has(SMALL), *QUICK_LOADS, more=more) as running:

@@ -219,6 +219,22 @@ async def test_a_huge_page_of_bad_entries_costs_little_more_than_itself(
         tracemalloc.stop()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system does not let a program choose")
+async def test_a_silent_connection_is_asked_whether_its_machine_is_still_there(
+    session: aiohttp.ClientSession, ollama: FakeOllama
+) -> None:
+    """A load may take minutes without a byte; a machine that lost its power must not take as long."""
+    ollama.answers["/api/version"] = held(asyncio.Event(), reset(), b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    async with session.get(f"http://127.0.0.1:{ollama.port}/api/version") as response:
+        assert response.connection is not None
+        assert response.connection.transport is not None
+        connected = response.connection.transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        ways = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        silent_s, between_s, times = [connected.getsockopt(socket.IPPROTO_TCP, way) for way in ways]
+        assert silent_s + between_s * times <= 60
+
+
 async def test_a_redirect_is_not_followed(probe: OllamaProbe, ollama: FakeOllama) -> None:
     elsewhere = f"Location: http://127.0.0.1:{ollama.port}/elsewhere\r\n".encode()
     ollama.answers["/api/version"] = page(b"", status="302 Found", extra=elsewhere)
