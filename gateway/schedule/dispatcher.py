@@ -39,6 +39,10 @@ ASK_S = 2.0
 """A request whose model no replica is known to have waits this long at most for the replicas' lists of models."""
 
 
+HOLD_S = 5.0
+"""No request is held back from a free slot for longer."""
+HOLD_GAIN = 1.5
+"""It is held only where that is thought to be so many times better."""
 REMEMBERED = 100
 """So many of the last decisions can be explained."""
 
@@ -262,7 +266,7 @@ class Dispatcher(Generic[T]):
         request = ticket.request
         if request.kind is RequestKind.INFERENCE:
             free = self._free(ticket, serving, now_s)
-            if not free:
+            if not free or self._had_better_wait(ticket, free, serving, now_s):
                 return Placing.BUSY
             serving = free
         elif request.kind is RequestKind.STORE and self._roster.store_ticket is not None:
@@ -283,6 +287,28 @@ class Dispatcher(Generic[T]):
         if free or not any(member.memory.failed for member in serving):
             return free
         return self._those_that_failed(ticket, serving, now_s)
+
+    def _had_better_wait(
+        self, ticket: T, free: Sequence[Member[T]], serving: Sequence[Member[T]], now_s: float
+    ) -> bool:
+        """Whether a busy replica would be so much better that it pays to wait for the next slot there: a long prompt is
+        sooner worked off on a quick GPU. Only where nobody else waits and every free one is at work already."""
+        request, model = ticket.request, ticket.request.model
+        if len(free) == len(serving) or model is None or not self._predicts or not self.places:
+            return False
+        if now_s - ticket.arrived_at_s > HOLD_S or not self.forecast.knows(request.key):
+            return False
+        lane = self.waiting.lanes.get(request.key)
+        if lane is not None and (len(lane.tickets) > 1 or not ticket.queued):
+            return False
+        if any(not member.inflight for member in free):
+            return False
+        full = [m for m in serving if m.memory.holds(model, request.signature) and not m.has_room(model)]
+        if not full:
+            return False
+        ask, forecast = self.forecast.ask(request), self.forecast
+        best_s = min(forecast.predict(member, ask, now_s).cost_s for member in free)
+        return any(best_s > HOLD_GAIN * forecast.cost_after_wait_s(member, ask, now_s) for member in full)
 
     def _those_that_failed(self, ticket: T, serving: Sequence[Member[T]], now_s: float) -> list[Member[T]]:
         """Where it can be loaded nowhere, whoever asks is sent all the same: then Ollama itself says why."""

@@ -83,6 +83,13 @@ class Forecast:
         cost_s = (FIRST * first_s + END * (first_s + decode_s) + OTHERS * others_s) * slowdown
         return Prediction(wait_s, prefill_s, decode_s, others_s, saved_s, slowdown, cost_s)
 
+    def cost_after_wait_s(self, member: Member[Any], ask: Ask, now_s: float) -> float:
+        """What it would cost there if it went into the next slot that is free: one of them is, on average, in the time
+        of an answer divided by their number, however long they have taken."""
+        predicted = self.predict(member, ask, now_s)
+        wait_s = predicted.decode_s / member.slots_of(ask.model)
+        return predicted.cost_s + (FIRST + END) * wait_s * predicted.slowdown
+
     def _derate(self, member: Member[Any], slowdown: float) -> float:
         """As much of what its GPUs report as the learned rates do not know yet: slow answers teach it, too."""
         return max(1.0, slowdown / max(1.0, self.costs.decode.absorbed(member.id))) if slowdown > 1.0 else 1.0
