@@ -196,7 +196,7 @@ def _row(replica: dict[str, Any]) -> tuple[str, ...]:
         f"{replica['weight']:g}",
         _or_unknown(replica["version"]),
         "?" if loaded is None else (" ".join(loaded) or "-"),
-        replica["held"] or replica["reason"],
+        replica["held"] or replica["changing"] or replica["reason"],
     )
 
 

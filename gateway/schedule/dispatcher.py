@@ -372,7 +372,7 @@ class Dispatcher(Generic[T]):
 
     def teach(self, lease: Lease, figures: Figures | None, now_s: float) -> None:
         """Tell a policy that learns what became of a request that it placed, which was answered completely."""
-        if self._learn is None or lease.choice is None or lease.first_at_s is None:
+        if self._learn is None or lease.choice is None or lease.first_at_s is None or figures is None:
             return
         try:
             self._learn(

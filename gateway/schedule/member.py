@@ -274,7 +274,7 @@ class Member(Generic[T]):
         return ReplicaState(
             id=self.id,
             weight=self.replica.weight,
-            slots=self.replica.slots,
+            slots=self.replica.slots or max((found.slots for found in self._found_slots.values()), default=None),
             health=self.health.state,
             enabled=self.enabled,
             held=None if self.held is None else self.held.reason,
@@ -287,6 +287,7 @@ class Member(Generic[T]):
             sample_age_s=None if self._sampled_at_s is None else max(0.0, now_s - self._sampled_at_s),
             models=None if self.replica.models is None else tuple(sorted(self.replica.models)),
             gpus=self.replica.gpus,
+            changing=None if self.memory.swap is None else self.memory.swap.words(now_s),
         )
 
     def hold(self, hold: Hold | None) -> bool:

@@ -63,6 +63,16 @@ class Swap:
         pinned = any(model in replica.pinned and model != self.model for model in self.leaving)
         return self.model not in replica.kept_off and not pinned
 
+    def words(self, now_s: float) -> str:
+        """What is going on, for a person."""
+        if self.is_loading:
+            doing = f"loads {self.model}"
+        elif self.is_unloading:
+            doing = f"lets {self.leaving[0]} go for {self.model}"
+        else:
+            doing = f"finishes {', '.join(self.leaving)} to load {self.model}"
+        return f"{doing}, for {max(0.0, now_s - self.began_s):.0f} s"
+
 
 class Memory:
     """Written by the scheduler alone. ``is_known``: `/api/ps` was read lately, so that absence means something."""

@@ -202,6 +202,7 @@ class Scheduler(Generic[T]):
             change = member.health.request_answered(lease.sent_at_s, now_s)
             if lease.key is not None:
                 self._learn(member, lease, figures, now_s)
+                self._dispatcher.teach(lease, figures, now_s)
         else:
             change = self._blame(member, lease.sent_at_s, now_s, "the stream broke")
         effects: list[Effect[T]] = [RefreshTags()] if ticket.request.kind is RequestKind.STORE else []

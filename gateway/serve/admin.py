@@ -254,6 +254,7 @@ def _replica_json(replica: ReplicaState) -> dict[str, Any]:
         "version": replica.version,
         "installed": None if replica.installed is None else list(replica.installed),
         "loaded": None if replica.loaded is None else list(replica.loaded),
+        "changing": replica.changing,
         "sample_age_s": replica.sample_age_s,
         "models": None if replica.models is None else list(replica.models),
         "gpus": list(replica.gpus),

@@ -455,6 +455,8 @@ class ReplicaState:
     models: tuple[str, ...] | None = None
     """The only models it serves; None: any that no other replica lists."""
     gpus: tuple[str, ...] = ()
+    changing: str | None = None
+    """What the gateway has it load or let go of now; None: nothing."""
 
 
 class GpuCondition(Enum):

@@ -224,3 +224,18 @@ def test_what_a_model_has_done_since_it_came_is_counted() -> None:
     memory.served("m", 1.5, 9.0)
     memory.served("nowhere", 1.5, 9.0)
     assert (memory.models["m"].served_s, memory.models["m"].used_s, memory.models["m"].since_s) == (4.0, 9.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"leaving": ["n"]}, "finishes n to load m, for 3 s"),
+        ({"leaving": ["n"], "is_unloading": True}, "lets n go for m, for 3 s"),
+        ({"leaving": [], "is_loading": True}, "loads m, for 3 s"),
+    ],
+)
+def test_a_change_says_what_it_is_at(state: dict[str, object], words: str) -> None:
+    swap = Swap("m", "", [], 1, 10.0)
+    for name, value in state.items():
+        setattr(swap, name, value)
+    assert swap.words(13.2) == words

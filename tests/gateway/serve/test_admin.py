@@ -119,6 +119,7 @@ async def test_the_snapshot_has_its_documented_keys(admin: Admin) -> None:
         "version": "0.32.15",
         "installed": ["llama3.1:8b"],
         "loaded": ["llama3.1:8b"],
+        "changing": None,
         "sample_age_s": 0.5,
         "models": None,
         "gpus": ["GPU-0a"],
