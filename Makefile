@@ -32,7 +32,7 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
-	$(BIN)/mypy tests bench
+	$(BIN)/mypy tests bench examples
 
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo

@@ -20,6 +20,10 @@ _LOAD_S: Final = 6.0
 _SWAP_S: Final = 1.5
 """Until memory that was let go of can be used."""
 _STEP: Final = 0.05
+_QUICK_S: Final = 0.25
+_MANY: Final = 200
+_ONE_IN: Final = 4
+"""Where many quick requests are answered, one of so many teaches: learning costs more than deciding."""
 _TRAIN_TOKENS: Final = 32
 """A shorter prompt says more about overhead than about prefill."""
 
@@ -112,10 +116,13 @@ class Costs:
     def loaded(self, key: str, seconds: float) -> None:
         self._key(key).load_s.observe(seconds)
 
-    def ended(self, request: RouteRequest, figures: Figures, service_s: float) -> None:
-        """A request was answered completely."""
+    def ended(self, request: RouteRequest, figures: Figures, service_s: float) -> bool:
+        """A request was answered completely; False: it is one of so many quick ones that it need not teach any more."""
         known = self._key(request.key)
         known.service_s.observe(service_s)
+        count = known.service_s.count
+        if service_s < _QUICK_S and count > _MANY and count % _ONE_IN:
+            return False
         size = request.body_bytes if request.text_bytes is None else request.text_bytes
         if figures.prompt_tokens and size:
             known.bytes_per_token.observe(size / figures.prompt_tokens)
@@ -123,6 +130,7 @@ class Costs:
         if figures.output_tokens:
             known.output.observe(figures.output_tokens)
             self._tenant(request).observe(figures.output_tokens)
+        return True
 
     def decoded(
         self, replica_id: str, key: str, company: float, seconds_per_token: float, *, is_throttled: bool

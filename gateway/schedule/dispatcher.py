@@ -103,7 +103,8 @@ class Dispatcher(Generic[T]):
         key = lane_of(request)
         if request.kind is RequestKind.INFERENCE and request.model is not None:
             self.placer.arrived(key, now_s)
-            ticket.cost_s = self.forecast.service_s(self.forecast.ask(request))
+            ticket.ask = self.forecast.ask(request)
+            ticket.cost_s = self.forecast.service_s(ticket.ask)
         placing = self._place(ticket, now_s, effects)
         if placing is Placing.DONE:
             return
@@ -322,9 +323,8 @@ class Dispatcher(Generic[T]):
         return [member for member in serving if member.has_room(model)]
 
     def _send(self, ticket: T, free: list[Member[T]], now_s: float, effects: list[Effect[T]]) -> None:
-        ask = None
-        request = ticket.request
-        if request.kind is RequestKind.INFERENCE and request.model is not None:
+        ask, request = ticket.ask, ticket.request
+        if ask is not None and ticket.queued:  # more may have been learned meanwhile
             ask = self.forecast.ask(request)
         views = self._views(ask, request.model, free, now_s)
         member, decision = self._choose(ticket, free, views)

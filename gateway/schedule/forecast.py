@@ -31,6 +31,9 @@ class Ask(NamedTuple):
     output_tokens: float
     prefix: tuple[int, ...]
     block_tokens: float
+    knows_prefill: bool
+    """Whether it was learned what a token of a prompt takes."""
+    knows_decode: bool
 
 
 class Forecast:
@@ -48,7 +51,17 @@ class Forecast:
         size = request.body_bytes if request.text_bytes is None else request.text_bytes
         block_tokens = tokens * BLOCK_BYTES / size if size else 0.0
         prefix = request.prefix if self.uses_prefixes else ()
-        return Ask(request.key, request.model or "", tokens, costs.output_tokens(request), prefix, block_tokens)
+        key = request.key
+        return Ask(
+            key,
+            request.model or "",
+            tokens,
+            costs.output_tokens(request),
+            prefix,
+            block_tokens,
+            costs.prefill.knows(key),
+            costs.decode.knows(key),
+        )
 
     def knows(self, key: str) -> bool:
         return self.costs.decode.knows(key) or self.costs.prefill.knows(key)
@@ -66,10 +79,10 @@ class Forecast:
         hit = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix) if ask.prefix else 0
         cached = min(hit * ask.block_tokens, ask.prompt_tokens)
         prefill_s = saved_s = decode_s = others_s = 0.0
-        if costs.prefill.knows(ask.key):
+        if ask.knows_prefill:
             token_s = costs.prefill.line(member.id, ask.key)[0] * stretch
             prefill_s, saved_s = (ask.prompt_tokens - cached) * token_s, cached * token_s
-        if costs.decode.knows(ask.key):
+        if ask.knows_decode:
             alone_s, more_s = costs.decode.line(member.id, ask.key)
             decode_s = (alone_s + more_s * beside) * stretch * ask.output_tokens
             others_s = beside * more_s * stretch * ask.output_tokens
@@ -98,9 +111,9 @@ class Forecast:
         """GPU-seconds it takes on a replica of weight 1, about: what it is charged with, and ordered by."""
         costs = self.costs
         known_s = 0.0
-        if costs.prefill.knows(ask.key):
+        if ask.knows_prefill:
             known_s += costs.prefill.key_s(ask.key) * ask.prompt_tokens
-        if costs.decode.knows(ask.key):
+        if ask.knows_decode:
             known_s += costs.decode.key_s(ask.key) * ask.output_tokens
         return known_s or 1.0
 
@@ -143,8 +156,8 @@ class Forecast:
         lease.ask = ask
         if predicted is not None:
             member.predicted(lease, predicted, now_s)
-            tokens_s = self.costs.prefill.line(member.id, ask.key)[0] if self.costs.prefill.knows(ask.key) else 0.0
-            lease.cached_tokens = predicted.saved_s / tokens_s if tokens_s else 0.0
+            if predicted.saved_s:
+                lease.cached_tokens = predicted.saved_s / self.costs.prefill.line(member.id, ask.key)[0]
         elif ask.prefix:
             lease.cached_tokens = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix) * ask.block_tokens
         self.prefixes.sent(member.id, ask.key, ask.prefix)
@@ -153,9 +166,9 @@ class Forecast:
         """It was answered completely."""
         if not self.is_learning or lease.ask is None or lease.key is None:
             return
-        request = lease.ticket.request
         ask = lease.ask
-        self.costs.ended(request, figures, now_s - lease.sent_at_s)
+        if not self.costs.ended(lease.ticket.request, figures, now_s - lease.sent_at_s):
+            return
         self._learn_decode(member, lease, figures, now_s)
         self._learn_prefill(member, lease, figures, ask)
 

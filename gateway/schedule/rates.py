@@ -60,14 +60,16 @@ class _Level:
         self.value = value
         self.count = 0
 
-    def move(self, error: float, step: float, *, quick: bool) -> None:
-        """``quick``: in larger steps at first."""
+    def move(self, error: float, step: float, *, quick: bool) -> float:
+        """``quick``: in larger steps at first. What is left of the error."""
         self.count += 1
-        self.value *= exp(_clip(error) * (max(step, 1.0 / (self.count + 1)) if quick else step))
+        moved = _clip(error) * (max(step, 1.0 / (self.count + 1)) if quick else step)
+        self.value *= exp(moved)
+        return error - moved
 
 
 def _clip(error: float) -> float:
-    return max(-_FAR, min(_FAR, error))
+    return -_FAR if error < -_FAR else _FAR if error > _FAR else error
 
 
 class Rates:
@@ -146,9 +148,10 @@ class Rates:
         # the replica's share of the error first, then the key's; what is left is special to the two: otherwise nothing
         # would be learned of the replica for the keys that it never had
         expected = line.at(company)
-        line.observe(company, expected * exp(_clip(log(seconds / (known.value * pair.value * expected)))))
-        known.move(log(seconds / (known.value * pair.value * line.at(company))), _KEY_STEP, quick=True)
-        pair.move(log(seconds / (known.value * pair.value * line.at(company))), _PAIR_STEP, quick=False)
+        error = log(seconds / (known.value * pair.value * expected))
+        line.observe(company, expected * exp(_clip(error)))
+        error = known.move(error - log(line.at(company) / expected), _KEY_STEP, quick=True)
+        pair.move(error, _PAIR_STEP, quick=False)
         slow = line.level * pair.value
         line.lately += (slow - line.lately) * _LATELY_STEP
         if not is_throttled:

@@ -19,6 +19,7 @@ class Ticket:
 
     __slots__ = (
         "arrived_at_s",
+        "ask",
         "asked",
         "cost_s",
         "decision",
@@ -47,6 +48,8 @@ class Ticket:
         """Its last attempt met a closed keep-alive connection."""
         self.asked = False
         """The replicas were asked who has its model since it was submitted; what they do not know now, nobody has."""
+        self.ask: Ask | None = None
+        """What it needs, as thought when it came."""
         self.cost_s = 1.0
         """GPU-seconds that it is predicted to take."""
         self.lease: Lease | None = None
