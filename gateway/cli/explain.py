@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from corral.gateway.cli.admin_client import ask
+from corral.gateway.cli.messages import visible
 from corral.gateway.cli.options import admin_option, debug_option, json_option
 
 
@@ -43,7 +44,8 @@ def render(decisions: Sequence[dict[str, Any]]) -> str:
 
 
 def _lines(decision: dict[str, Any]) -> list[str]:
-    what = decision["model"] or f"a request without a model ({decision['kind']})"
+    model = decision["model"]
+    what = visible(model) if model else f"a request without a model ({decision['kind']})"
     heading = (
         f"{what}, {decision['age_s']:.1f} s ago, waited {decision['waited_s']:.2f} s"
         f" -> {decision['replica']}: {decision['reason']}"

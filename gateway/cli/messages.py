@@ -55,6 +55,11 @@ def _replica_lines(replicas: Sequence[Replica]) -> list[str]:
     return lines
 
 
+def visible(text: str) -> str:
+    """A name that a client made up: nothing in it may steer the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def draining(running: int, drain_s: float) -> str:
     """Said at the first Ctrl-C (or SIGTERM) while requests run."""
     streams = "1 running request" if running == 1 else f"{running} running requests"

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import click
 
 from corral.gateway.cli.admin_client import ask
+from corral.gateway.cli.messages import visible
 from corral.gateway.cli.options import admin_option, debug_option, json_option
 
 _COLORS = {"up": "green", "ok": "green", "down": "red", "failed": "red", "lost": "red"}
@@ -179,7 +180,7 @@ def _figure(value: float | None, factor: float, unit: str) -> str:
 def _waiting(requests: dict[str, Any]) -> str:
     if requests["oldest_wait_s"] is None:
         return ""
-    models = ", ".join(f"{name} {count}" for name, count in requests["queued_by_model"].items())
+    models = ", ".join(f"{visible(name)} {count}" for name, count in requests["queued_by_model"].items())
     return f" (the oldest for {requests['oldest_wait_s']:.0f} s: {models})"
 
 

@@ -145,7 +145,13 @@ class QueueConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "one more is refused with 503.",
         ),
     ] = 512
-    max_wait_s: Annotated[Seconds, Meta(description="How long a request may wait before it is refused with 503.")] = 300
+    max_wait_s: Annotated[
+        Seconds,
+        Meta(
+            description="How long a request may wait before it is refused with 503; while its model is being loaded it "
+            "may wait on."
+        ),
+    ] = 300
     order: Annotated[
         Literal["fcfs", "wspt"],
         Meta(

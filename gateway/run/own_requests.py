@@ -76,12 +76,22 @@ class OwnRequests:
                 asyncio.timeout(limit_s),
                 self._session.post(self._base.with_path(path), json=body, allow_redirects=False) as response,
             ):
-                answer = await response.content.read(_MAX_ANSWER)
+                answer = await _bounded(response.content)
                 return response.status, "" if response.status == 200 else _error(answer)
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: not a host name
             raise Trouble(in_one_line(str(error)) or type(error).__name__) from error
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    """All of it, which may come in pieces, or as much as no answer of an Ollama has."""
+    answer = bytearray()
+    async for piece in content.iter_any():
+        answer += piece
+        if len(answer) > _MAX_ANSWER:
+            break
+    return bytes(answer)
 
 
 def load_fields(signature: str) -> dict[str, Any]:
@@ -118,4 +128,5 @@ def _error(body: bytes) -> str:
 
 def in_one_line(text: str) -> str:
     """As it may stand between quotes in one line of the log."""
-    return " ".join(text.split())[:200].replace('"', "'")
+    line = " ".join(text.split())[:200].replace('"', "'")
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -141,20 +141,22 @@ class Dispatcher(Generic[T]):
         lane = self.waiting.lanes.get(key)
         if lane is None:
             return
-        while (ticket := self.waiting.next_of(key, now_s)) is not None:
-            if not self._try(ticket, key, now_s, effects):
-                break
+        passed_over: list[T] = []
+        try:
+            while (ticket := self.waiting.next_of(key, now_s)) is not None:
+                if self._try(ticket, key, now_s, effects):
+                    continue
+                if not Lane.is_odd(ticket):
+                    break
+                lane.turns.remove(ticket)  # it may find none where those behind it do
+                passed_over.append(ticket)
+        finally:
+            for ticket in passed_over:
+                lane.turns.add(ticket)
         if lane.odd:
-            self._drain_odd(key, now_s, effects)
+            for ticket in self.waiting.odd_in_turn(key, now_s):
+                self._try(ticket, key, now_s, effects)
         self._provide(key, now_s, effects)
-
-    def _drain_odd(self, key: str, now_s: float, effects: list[Effect[T]]) -> None:
-        """The first of the lane, and whoever is odd, may find none where those behind them do."""
-        for ticket in self.waiting.in_turn(key, now_s):
-            if not self._try(ticket, key, now_s, effects) and not Lane.is_odd(ticket):
-                break
-        for ticket in self.waiting.in_turn(key, now_s, only_odd=True):
-            self._try(ticket, key, now_s, effects)
 
     def _try(self, ticket: T, key: str, now_s: float, effects: list[Effect[T]]) -> bool:
         """Place one that waits; False: it goes on waiting."""
@@ -239,8 +241,12 @@ class Dispatcher(Generic[T]):
             self.drain(key, now_s, effects)
 
     def expire(self, now_s: float, effects: list[Effect[T]]) -> None:
-        for ticket in self.waiting.arrived_before(now_s - self.limits.max_wait_s):
-            self.refuse(ticket, Refusal.WAITED_TOO_LONG, effects)
+        """Refuse those who waited too long; not while what they need is being loaded, which may take minutes."""
+        late = self.waiting.arrived_before(now_s - self.limits.max_wait_s)
+        loading = {swap.key for m in self._roster.usable() if (swap := m.memory.swap) is not None and swap.is_loading}
+        for ticket in late:
+            if ticket.request.key not in loading:
+                self.refuse(ticket, Refusal.WAITED_TOO_LONG, effects)
 
     def refuse(self, ticket: T, refusal: Refusal, effects: list[Effect[T]]) -> None:
         retry_after_s = None

@@ -156,10 +156,9 @@ class Forecast:
         lease.ask = ask
         if predicted is not None:
             member.predicted(lease, predicted, now_s)
-            if predicted.saved_s:
-                lease.cached_tokens = predicted.saved_s / self.costs.prefill.line(member.id, ask.key)[0]
-        elif ask.prefix:
-            lease.cached_tokens = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix) * ask.block_tokens
+        if ask.prefix:
+            hit = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix)
+            lease.cached_tokens = min(hit * ask.block_tokens, ask.prompt_tokens)
         self.prefixes.sent(member.id, ask.key, ask.prefix)
 
     def ended(self, member: Member[Any], lease: Lease, figures: Figures, now_s: float) -> None:
@@ -167,6 +166,8 @@ class Forecast:
         if not self.is_learning or lease.ask is None or lease.key is None:
             return
         ask = lease.ask
+        if lease.ticket.request.text_bytes == 0 and not figures.output_tokens:
+            return  # it only had the model loaded
         if not self.costs.ended(lease.ticket.request, figures, now_s - lease.sent_at_s):
             return
         self._learn_decode(member, lease, figures, now_s)

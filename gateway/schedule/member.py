@@ -192,7 +192,8 @@ class Member(Generic[T]):
         self._account(now_s)
         since_s, area, own = lease.mark
         passed_s = now_s - since_s
-        return (self._area - area) / passed_s, max(0.0, (self._areas[lease.key] - own) / passed_s - 1.0)
+        models = max(1.0, (self._area - area) / passed_s)  # less is rounding, and a divisor must not be zero
+        return models, max(0.0, (self._areas[lease.key] - own) / passed_s - 1.0)
 
     def pending_s(self, now_s: float) -> float:
         """Until the prompts that it has not worked off are done."""

@@ -98,35 +98,34 @@ class Placer(Generic[T]):
 
     # ---- deciding
 
-    def provide(self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]) -> bool:
-        """See to it that those who wait are served; False: it cannot be loaded anywhere, let Ollama itself say why."""
+    def provide(self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]) -> None:
+        """See to it that those who wait are served."""
         self._due_s[wanted.key] = now_s + _LOOK_S
         model, signature = wanted.model, wanted.signature
         copies = [member for member in serving if member.memory.holds(model, signature)]
         coming = [member for member in serving if member.memory.swap and member.memory.swap.key == wanted.key]
         if not copies and not coming:
-            return self._provide_first(wanted, serving, now_s, effects)
-        if wanted.present > len(copies) + len(coming) or wanted.waiting > sum(m.slots_of(model) for m in coming):
+            self._provide_first(wanted, serving, now_s, effects)
+        elif wanted.present > len(copies) + len(coming) or wanted.waiting > sum(m.slots_of(model) for m in coming):
             move = self._provide_more(wanted, serving, coming, now_s)
             if move is None:
                 self._due_s[wanted.key] = now_s + _AGAIN_S
             else:
                 self._begin(move, wanted, now_s, effects)
-        return True
 
     def _provide_first(
         self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]
-    ) -> bool:
-        able = [member for member in serving if not member.memory.is_failed(wanted.key, now_s)]
+    ) -> None:
+        able = [m for m in serving if m.memory.swap is None and not m.memory.is_failed(wanted.key, now_s)]
+        if not able:
+            return
         state = self._standing(wanted, now_s)
-        free = [member for member in able if member.memory.swap is None]
-        moves = [self._move(wanted, member, now_s, state, is_first=True) for member in free]
+        moves = [self._move(wanted, member, now_s, state, is_first=True) for member in able]
         found = [move for move in moves if move is not None]
         if found:
             waiting, speeds = max(1, wanted.waiting), state.speeds
             best = min(found, key=lambda move: (move.ready_s * waiting + move.loss_s, -speeds[move.member.id]))
             self._begin(best, wanted, now_s, effects)
-        return bool(able)
 
     def _provide_more(
         self, wanted: Wanted, serving: Sequence[Member[T]], coming: Sequence[Member[T]], now_s: float
@@ -256,7 +255,7 @@ class Placer(Generic[T]):
             if not member.replica.pinned or not memory.is_known or memory.swap is not None:
                 continue
             for model in sorted(member.replica.pinned):
-                if model in memory.models or model not in member.installed or memory.is_failed(model, now_s):
+                if model in memory.models or not member.places(model) or memory.is_failed(model, now_s):
                     continue
                 wanted = Wanted(model, model, "", 1, 0.0, 1)
                 move = self._move(wanted, member, now_s, self._standing(wanted, now_s), is_first=True)

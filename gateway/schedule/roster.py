@@ -69,6 +69,7 @@ class Roster(Generic[T]):
             member.held = self._holds.get(replica.id)
             if known is not None:
                 member.enabled = known.enabled
+                known.memory = Memory()  # as below: its leases may finish, and nothing else is asked of it
             return member
         known.reconfigure(replica)
         return known

@@ -292,7 +292,11 @@ class Scheduler(Generic[T]):
         """What :class:`Unload` asked for is done; not ok: the model is still in memory, or nobody knows."""
         member = self._roster.members.get(replica_id)
         effects: list[Effect[T]] = []
-        if member is not None and self._placer.swaps.unload_ended(member, number, now_s, effects, ok=ok):
+        if member is None:
+            return effects
+        was_given_up = self._placer.swaps.unload_ended(member, number, now_s, effects, ok=ok)
+        self._forget_left(member)
+        if was_given_up:
             self._dispatcher.drain_all(now_s, effects)
         return effects
 

@@ -97,7 +97,8 @@ def standing_of(
         if swap is not None:
             homes.setdefault(swap.key, []).append(member.id)
     slots = max((member.slots_of(wanted.model) for member in members), default=1)
-    requests_s = {key: forecast.request_s(key, slots) for key in {*homes, *arrivals, wanted.key}}
-    demands = {key: each.hertz(now_s) * requests_s[key] for key, each in arrivals.items()}
+    # of what is asked for only that which somebody has counts: other names and options may be as many as clients like
+    requests_s = {key: forecast.request_s(key, slots) for key in {*homes, wanted.key}}
+    demands = {key: arrivals[key].hertz(now_s) * each_s for key, each_s in requests_s.items() if key in arrivals}
     demands[wanted.key] = demands.get(wanted.key, 0.0) + wanted.waiting * requests_s[wanted.key] / HORIZON_S
     return Standing(homes, speeds, demands, requests_s, models)

@@ -9,7 +9,7 @@ from corral.gateway.schedule.forecast import Forecast
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.memory import Swap
 from corral.gateway.schedule.roster import Roster
-from corral.gateway.schedule.standing import Wanted, key_of
+from corral.gateway.schedule.standing import Wanted
 from corral.gateway.schedule.ticket import Ticket
 
 T = TypeVar("T", bound=Ticket)
@@ -61,9 +61,7 @@ class Swaps(Generic[T]):
             member.memory.ended(now_s, ok=False)
             return True
         model = swap.leaving.pop(0)
-        held = member.memory.models.get(model)
-        if held is not None:
-            self._forecast.prefixes.left(member.id, key_of(model, held))
+        member.left.append(model)
         member.memory.unloaded(model, now_s)
         member.memory_changed()
         self.go_on(member, now_s, effects)

@@ -86,9 +86,9 @@ class Lane(Generic[T]):
         self._odd.pop(ticket.sequence, None)
         self.turns.remove(ticket)
 
-    def in_turn(self, now_s: float, cut_s: float, *, only_odd: bool) -> Iterator[T]:
-        """All of them, or the odd ones, as if each were served without being charged for it."""
-        left = self._turns(list(self._odd.values()) if only_odd else list(self.tickets))
+    def odd_in_turn(self, now_s: float, cut_s: float) -> Iterator[T]:
+        """The odd ones, as if each were served without being charged for it."""
+        left = self._turns(list(self._odd.values()))
         while (ticket := left.head(now_s, cut_s)) is not None:
             left.remove(ticket)
             if ticket.queued:
@@ -152,13 +152,13 @@ class Waiting(Generic[T]):
         lane = self.lanes.get(key)
         return None if lane is None else lane.turns.head(now_s, self._service.cut_s)
 
-    def in_turn(self, key: str, now_s: float, *, only_odd: bool = False) -> Iterator[T]:
-        """All of a lane in order of service, or only the odd ones, which is quick where they are few.
+    def odd_in_turn(self, key: str, now_s: float) -> Iterator[T]:
+        """The odd ones of a lane in order of service, which is quick where they are few.
 
         Any of them may be removed meanwhile; who is added meanwhile is not among them.
         """
         lane = self.lanes.get(key)
-        return iter(()) if lane is None else lane.in_turn(now_s, self._service.cut_s, only_odd=only_odd)
+        return iter(()) if lane is None else lane.odd_in_turn(now_s, self._service.cut_s)
 
     # -- what tenants were given ----------------------------------------------------------------------------------
 

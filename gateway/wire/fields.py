@@ -25,6 +25,8 @@ from corral.model import RequestKind, RouteRequest, is_cloud_model, normalise_mo
 _SLOW_PATH_BYTES: Final = 1024 * 1024
 _lenient: Final = json.JSONDecoder()
 _MODEL_BYTES: Final = 512
+_MOST_PIECES: Final = 250_000
+"""Messages, parts, images, texts: each is an object, and while a million are made everybody waits for a second."""
 
 _RELOADING: Final = Options.__struct_fields__[:-1]
 _NONE: Final = (None,) * len(_RELOADING)
@@ -48,6 +50,8 @@ def route_request(
     if fields is None or not name or len(name) > _MODEL_BYTES:
         return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant, rank=rank)
     model, is_cloud = _name(name)
+    if " " in model or not model.isprintable():  # no model of Ollama's is called so, and keys of lanes have a space
+        return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant, rank=rank)
     kind = _kind(route, fields, is_cloud)
     text_bytes, prefix, limit = _sizes(fields)
     return RouteRequest(kind, model, _signature(fields), len(body), tenant, text_bytes, prefix, limit, rank)
@@ -79,7 +83,10 @@ def _lets_go(fields: Chat) -> bool:
 def _sizes(fields: Fields) -> tuple[int | None, tuple[int, ...], int | None]:
     """Length of the text, its prefix, and the most tokens that are wanted."""
     if isinstance(fields, Chat):
-        text_bytes, prefix = measure(fields)
+        try:
+            text_bytes, prefix = measure(fields)
+        except RecursionError:  # parts within parts within parts
+            return None, (), _limit(fields)
         return text_bytes, prefix, _limit(fields)
     if isinstance(fields, Embedding):
         given = fields.input
@@ -116,6 +123,8 @@ def _name(name: str) -> tuple[str, bool]:
 def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> Fields | None:
     if route.multipart:
         return _multipart_fields(body, content_type)
+    if route.reads is not Reads.NOTHING and _is_crowded(body):
+        return _read_bare(body)
     try:
         fields = _DECODERS[route.reads](body)
     except _UNREADABLE:
@@ -123,8 +132,13 @@ def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> Fi
     return fields if fields.model or fields.name else _read_leniently(body)
 
 
+def _is_crowded(body: bytes | bytearray) -> bool:
+    """Whether it may consist of more pieces than are read: each but the first of a list follows a comma."""
+    return len(body) > 2 * _MOST_PIECES and body.count(b",") + body.count(b"{") > _MOST_PIECES
+
+
 def _read_bare(body: bytes | bytearray) -> Fields | None:
-    """Something odd stands where only the model looks."""
+    """Something odd, or too much, stands where only the model looks."""
     try:
         fields = _decode(body)
     except _UNREADABLE:

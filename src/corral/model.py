@@ -365,7 +365,7 @@ class Prediction(Struct, frozen=True):
     saved_s: float
     """Prefill that the cache saves; not a part of the sum."""
     slowdown: float
-    """All parts are longer by this factor because of the GPU (throttling, the operator's weights)."""
+    """All parts are longer by this factor: its GPUs throttle, or it has had too much to do for long."""
     cost_s: float
     """What is compared: the parts, each with the weight that it has for a client."""
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from msgspec.structs import replace
 
 from corral.gateway.serve.admin import make_admin, make_runner
 from tests.gateway.cli.shell import corral
@@ -57,6 +58,14 @@ async def test_the_last_ones_can_be_had_alone_and_as_json(admin: Admin) -> None:
     assert [decision["reason"] for decision in page["decisions"]] == ["least time", "only candidate"]
     assert page["decisions"][0]["candidates"][0]["predicted"]["prefill_s"] == 0.1128
     assert page["decisions"][0]["candidates"][1]["gpu"] is None
+
+
+async def test_a_name_that_a_client_made_up_does_not_steer_the_terminal(admin: Admin) -> None:
+    choice = admin.gateway.choices[-1]
+    admin.gateway.choices = (replace(choice, model="\x1b]0;mine\x07 \ud800:latest"),)
+    ended = await corral("explain", "--admin", admin.url)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("?]0;mine? ?:latest, 1.0 s ago")
 
 
 async def test_before_the_first_decision_it_says_so(admin: Admin) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from corral.gateway.schedule.balance import FOR_S
 from corral.gateway.schedule.dispatcher import HOLD_S
+from corral.gateway.schedule.effects import Unload
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Ticket
 from corral.model import (
@@ -202,6 +203,61 @@ def test_work_of_others_counts_as_work() -> None:
     before_s = stage.cost_s("quick")
     stage.scheduler.gpu_loaded("quick", GpuLoad(foreign=1.0), stage.now_s)
     assert stage.cost_s("quick") == pytest.approx(2 * before_s, rel=0.1)
+
+
+def test_company_makes_no_cache_larger() -> None:
+    """All takes longer beside others, and so does what the cache saves; it holds the same tokens."""
+    stage = Stage()
+    stage.teach()
+    asked = RouteRequest(RequestKind.INFERENCE, MODEL, text_bytes=8 * 512, prefix=tuple(range(1, 9)))
+    for id in stage.speeds:
+        stage.scheduler.gpu_loaded(id, GpuLoad(foreign=1.0), stage.now_s)
+    for _ in range(2):
+        stage.scheduler.submit(ticket := Ticket(asked, stage.now_s), stage.now_s)
+        lease = ticket.lease
+        assert lease is not None
+        stage.answer(ticket, tokens=1024)
+    assert lease.cached_tokens == pytest.approx(8 * 512 / 4, rel=0.05)
+
+
+# ---- rounding, and what is forgotten
+
+
+def test_an_answer_that_ends_as_it_begins_after_months_of_work_gives_its_slot_back() -> None:
+    """The time that others worked is so large by then that a moment adds nothing to it."""
+    stage = Stage()
+    stage.teach(3)
+    member = stage.scheduler._roster.members["quick"]
+    stage.now_s, member._area = 1e7, 8e7
+    stage.scheduler.tick(stage.now_s)
+    for id in stage.speeds:
+        stage.read(id)
+    ticket = stage.ask()
+    assert stage.home(ticket) == "quick"
+    stage.scheduler.first_byte(ticket, stage.now_s)
+    stage.now_s += 2e-9
+    stage.scheduler.finish(ticket, stage.now_s, ok=True, figures=Figures(100, 50))
+    assert stage.scheduler.inflight == 0
+
+
+def test_a_model_that_was_let_go_of_takes_the_caches_of_all_its_options_along() -> None:
+    """Also of those that name the context length that it has by itself, for which it is not loaded anew."""
+    stage = Stage()
+    prefixes = stage.scheduler._forecast.prefixes
+    scheduler = stage.scheduler
+    installed = tuple(InstalledModel(name, "d") for name in (MODEL, "n:latest"))
+    scheduler.set_replicas([Replica("quick", "quick", 1, 1.0, 2, max_loaded=1)], 0.0)
+    scheduler.sampled(OllamaSample("quick", 0.0, None, installed, (LoadedModel(MODEL, 1, 1, 4096),)), 0.0)
+    asked = RouteRequest(RequestKind.INFERENCE, MODEL, "num_ctx=4096", text_bytes=1024, prefix=(1, 2))
+    scheduler.submit(ticket := Ticket(asked, 0.0), 0.0)
+    stage.answer(ticket)
+    assert prefixes.hit_blocks("quick", asked.key, asked.prefix) == 2
+    stage.now_s += 1.0
+    other = RouteRequest(RequestKind.INFERENCE, "n:latest")
+    (unload,) = scheduler.submit(Ticket(other, stage.now_s), stage.now_s)
+    assert isinstance(unload, Unload)
+    scheduler.unload_ended("quick", unload.number, stage.now_s, ok=True)
+    assert prefixes.hit_blocks("quick", asked.key, asked.prefix) == 0
 
 
 # ---- balance

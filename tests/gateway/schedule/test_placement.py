@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from corral.gateway.schedule.forecast import Forecast
 from corral.gateway.schedule.standing import Standing
 from corral.model import GpuLoad, InstalledModel, OllamaSample
 from tests.gateway.schedule.pool import GIB, Pool, replicas
@@ -227,6 +228,16 @@ def test_pinned_models_come_by_themselves_and_never_leave() -> None:
     assert pool.loads()[-1] == "a p", "it comes back"
 
 
+def test_a_pinned_stub_of_a_cloud_model_is_not_loaded() -> None:
+    """It would never be listed as in memory, and be loaded again and again."""
+    (one,) = replicas("a")
+    pool = Pool([replace(one, pinned=models("far"))])
+    stub = InstalledModel("far:latest", "digest", remote=True)
+    pool.do(pool.scheduler.sampled(OllamaSample("a", 0.0, None, (stub,), None), 0.0))
+    pool.run(20.0)
+    assert pool.loads() == []
+
+
 def test_a_replica_that_is_kept_off_a_model_never_loads_it() -> None:
     one, other = replicas("ab", max_loaded=1)
     pool = Pool([replace(one, kept_off=models("m")), other], loaded={"b": "n"})
@@ -320,6 +331,19 @@ def test_a_replica_that_is_removed_during_a_load_and_comes_back_is_not_stuck() -
     assert pool.loads()[-1] == "a o"
 
 
+def test_nothing_is_asked_of_an_address_that_is_no_longer_a_replicas() -> None:
+    """What drained there ends later; another replica has its name by then."""
+    pool = Pool(replicas("a", max_loaded=1), loaded={"a": "n"}, service_s=100.0)
+    pool.ask("n")
+    pool.ask("m")
+    pool.run(70.0)
+    assert pool.scheduler.snapshot(pool.now_s).replicas[0].changing is not None
+    moved = replace(pool.replicas["a"], port=99)
+    pool.do(pool.scheduler.set_replicas([moved], pool.now_s))
+    pool.run(110.0)
+    assert (pool.loads(), pool.count("unload")) == ([], 0)
+
+
 # ---- the same model with other options
 
 
@@ -367,3 +391,30 @@ def test_memory_that_others_fill_is_no_room() -> None:
     pool.ask("m")
     pool.run(10.0)
     assert (pool.loads(), pool.count("unload")) == (["b m"], 0)
+
+
+# ---- what clients make up
+
+
+def test_a_client_that_asks_with_ever_other_options_costs_the_placer_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is weighed are the models that somebody holds, however many keys were asked for."""
+    looks = Counter[str]()
+    request_s = Forecast.request_s
+
+    def counted(self: Forecast, key: str, slots: int) -> float:
+        looks[key] += 1
+        return request_s(self, key, slots)
+
+    monkeypatch.setattr(Forecast, "request_s", counted)
+    pool = Pool(replicas("a", max_loaded=1), service_s=0.1)
+    for number in range(100):
+        pool.ask("m", 1, f"num_ctx={number + 1}")
+    pool.run(1.0)
+    assert looks.total() < 1_000
+
+
+def test_who_waits_for_a_load_that_is_under_way_is_not_refused_for_waiting_too_long() -> None:
+    pool = Pool(replicas("a"), load_s=700.0)
+    pool.ask("m")
+    pool.run(720.0)
+    assert [(entry[0], entry[1]) for entry in pool.log] == [(0.0, "load"), (700.0, "send")]

@@ -13,6 +13,7 @@ import pytest
 from corral.errors import CorralError, Fault
 from corral.gateway.schedule import costs, placement, prefix
 from corral.gateway.schedule.member import LOADED_FRESH_S
+from corral.gateway.schedule.order import Turns
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.schedule.ticket import Ticket
 from corral.model import (
@@ -349,6 +350,19 @@ def test_a_thousand_waiting_leave_nothing_behind() -> None:
         stage.play(f"finish {number}")
     assert stage.scheduler.queued == stage.scheduler.inflight == 0
     assert leftovers(as_tickets(stage.scheduler)) == []
+
+
+def test_one_that_was_failed_by_a_replica_makes_no_other_dearer_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is passed over where only that replica is free, and nobody behind it is put in order anew for that."""
+    stage = Stage("a b", limits=QueueLimits(max_requests=1000))
+    stage.play("submit 1", "submit 2", *(f"submit {number}" for number in range(3, 400)), "fail 1 reset")
+    assert stage.tickets["1"].queued
+    added: list[Ticket] = []
+    add = Turns.add
+    monkeypatch.setattr(Turns, "add", lambda self, ticket: (added.append(ticket), add(self, ticket)))
+    assert stage.play("finish 3") == "send 4 a"
+    assert stage.play("finish 2") == "send 1 b", "it is still the first there"
+    assert len(added) < 10
 
 
 def as_tickets(scheduler: Scheduler[Numbered]) -> Scheduler[Ticket]:

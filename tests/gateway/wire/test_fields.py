@@ -106,6 +106,35 @@ def test_whatever_may_run_a_model_is_inference(path: str, fields: bytes) -> None
     assert request(path, b'{"model":"m",%b}' % fields).kind is RequestKind.INFERENCE
 
 
+def test_parts_within_parts_only_hide_how_much_text_there_is() -> None:
+    for depth in (1, 50, 250, 330, 400, 700, 10_000):
+        content = b'[{"content":' * depth + b'"x"' + b"}]" * depth
+        found = request("/v1/messages", b'{"model":"m","max_tokens":9,"messages":[{"content":%b}]}' % content)
+        assert found.model in ("m:latest", None), depth
+        assert found.text_bytes is not None or depth > 250, depth
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/api/chat", b'"messages":[%b{}]' % (b"{}," * 300_000)),
+        ("/api/generate", b'"prompt":"hi","images":[%b1]' % (b"1," * 300_000)),
+        ("/v1/responses", b'"input":[%b{}]' % (b"{}," * 300_000)),
+        ("/api/embed", b'"input":[%b""]' % (b'"",' * 300_000)),
+    ],
+)
+def test_of_a_body_of_too_many_pieces_only_the_model_is_read(path: str, fields: bytes) -> None:
+    found = request(path, b'{"model":"m","options":{"num_ctx":4096},%b}' % fields)
+    assert (found.kind, found.key) == (RequestKind.INFERENCE, "m:latest num_ctx=4096")
+    assert (found.text_bytes, found.prefix) == (None, ())
+
+
+def test_a_long_text_is_not_many_pieces() -> None:
+    found = request("/api/generate", b'{"model":"m","prompt":"%b"}' % (b"one, two and then three " * 100_000))
+    assert found.text_bytes is not None
+    assert len(found.prefix) == 1024
+
+
 @pytest.mark.parametrize("number", [b"1e400", b"-1e999", b"1" + b"0" * 400])
 def test_options_that_ollama_refuses_load_nothing(number: bytes) -> None:
     found = request("/api/chat", b'{"model":"m","options":{"num_ctx":%b}}' % number)
@@ -139,3 +168,9 @@ def test_the_model_of_a_multipart_upload_is_found() -> None:
 )
 def test_routes(method: bytes, path: str, kind: RequestKind) -> None:
     assert find_route(method, path).kind is kind
+
+
+@pytest.mark.parametrize("name", ["m:8b num_ctx=4", "two words", "tab\tbed", "bell\x07"])
+def test_a_name_that_no_model_can_have_routes_without_a_model(name: str) -> None:
+    found = request("/api/generate", json.dumps({"model": name, "prompt": "hi"}).encode())
+    assert (found.kind, found.model, found.key) == (RequestKind.OTHER, None, "")
