@@ -49,7 +49,7 @@ class ModelSpec:
     capabilities: tuple[str, ...]
     remote: bool = False
     salt: str = ""
-    """Tells models of the same size apart that only have a size."""
+    """Tells models apart that have the same size and shape."""
 
     @property
     def embedding_only(self) -> bool:
@@ -108,7 +108,7 @@ def model_named(name: str) -> ModelSpec | None:
     row = data["models"].get(f"{family}:{base}")
     if row is None:
         return None
-    return _model(asked, row, quant)
+    return _model(asked, row, quant, f"{family}:{base}")
 
 
 def model_given(text: str) -> ModelSpec:
@@ -134,7 +134,7 @@ def known_models() -> list[str]:
     return sorted([*data["models"], *data["latest"]])
 
 
-def _model(name: str, row: dict[str, Any], quant: str | None) -> ModelSpec:
+def _model(name: str, row: dict[str, Any], quant: str | None, salt: str = "") -> ModelSpec:
     return ModelSpec(
         name=name,
         file_bytes=int(row["file_GB"] * 1e9),
@@ -146,6 +146,7 @@ def _model(name: str, row: dict[str, Any], quant: str | None) -> ModelSpec:
         context_length=row["context_length"],
         embedding_length=row["embedding_length"],
         capabilities=tuple(row["capabilities"]),
+        salt=salt,
     )
 
 

@@ -12,6 +12,8 @@ from corral.model import GpuLoad, Health, Hold, OllamaSample, Prediction, Replic
 
 T = TypeVar("T", bound=Ticket)
 
+_UNREAD_TICKS = 8
+"""Two seconds."""
 LOADED_FRESH_S = 30.0
 """After this long without a reading, what is in a replica's memory is not known any more."""
 
@@ -60,6 +62,10 @@ class Member(Generic[T]):
         """The models in flight, integrated over time."""
         self._area_at_s = 0.0
         self._found_slots: dict[str, SlotFinder] = {}
+        self._is_readable = False
+        """What is in its memory could be read once."""
+        self._unread_ticks = 0
+        """For so many ticks more it is waited for that."""
         self.left: list[str] = []
         """Models that left its memory since the scheduler last looked."""
         self._sampled_at_s: float | None = None
@@ -95,6 +101,8 @@ class Member(Generic[T]):
         memory = self.memory
         if memory.holds(model, signature):
             return True
+        if self._unread_ticks and self.may_run(model):
+            return False
         return not (self.places(model) or memory.is_changing(model))
 
     def places(self, model: str) -> bool:
@@ -249,6 +257,7 @@ class Member(Generic[T]):
         memory = self.memory
         if sample.loaded is None or (memory.read_at_s is not None and sample.taken_at_s < memory.read_at_s):
             return False
+        self._is_readable, self._unread_ticks = True, 0
         before, was_known = set(memory.models), memory.is_known
         self.left += memory.read(sample.loaded, self.inflight, sample.taken_at_s, now_s)
         if was_known and before == set(memory.models):
@@ -259,6 +268,7 @@ class Member(Generic[T]):
     def forget_old(self, now_s: float) -> bool:
         """Drop what was read too long ago to compare replicas by; True: something was."""
         read_s = self.memory.read_at_s
+        self._unread_ticks = max(0, self._unread_ticks - 1)
         self.memory.forget_limits(now_s)
         if read_s is None or now_s - read_s <= LOADED_FRESH_S:
             return False
@@ -297,9 +307,20 @@ class Member(Generic[T]):
         if before is not None and hold is None:  # another process answers now: what was seen of the last one is past
             self.health = HealthRecord(self._rules)
             self.probation, self.shut = None, False
-            self.memory, self._view = Memory(), None
-            self._found_slots = {}
+            self.memory, self._found_slots = Memory(), {}
+            self.await_reading()
         return before != hold
+
+    def await_reading(self) -> None:
+        """Another process may answer from now on: what is in its memory will be read in a moment, and until then nothing
+        is sent there that might have to be loaded. Where that could never be read it is not waited for."""
+        self.memory.forget(self.inflight)
+        self._unread_ticks = _UNREAD_TICKS if self._is_readable else 0
+        self._view = None
+
+    @property
+    def awaits_reading(self) -> bool:
+        return self._unread_ticks > 0
 
     @property
     def is_usable(self) -> bool:

@@ -70,7 +70,7 @@ class Swap:
         elif self.is_unloading:
             doing = f"lets {self.leaving[0]} go for {self.model}"
         else:
-            doing = f"finishes {', '.join(self.leaving)} to load {self.model}"
+            doing = f"finishes {', '.join(self.leaving) or 'something'} to load {self.model}"
         return f"{doing}, for {max(0.0, now_s - self.began_s):.0f} s"
 
 
@@ -86,6 +86,8 @@ class Memory:
         """By key: how many loads failed in a row, and until when none is tried."""
         self.changed_s = float("-inf")
         """When the gateway last changed something: what was read before says nothing any more."""
+        self._unseen: Swap | None = None
+        """The last load that went well, until a reading has listed it."""
         self._before_load: frozenset[str] = frozenset()
         self._lost: dict[str, int | None] = {}
         """Of these, the ones that left during the load, with their sizes."""
@@ -141,10 +143,26 @@ class Memory:
             held.size_bytes = model.size_vram_bytes or model.size_bytes
             held.context_tokens = model.context_length
         using = set(inflight)
+        self._look_for_unseen(listed, using, now_s)
         gone = [name for name in self.models if name not in listed and name not in using]
         lost = {name: self.models.pop(name).size_bytes for name in gone}
         self._learn_limit(listed, lost, now_s)
         return gone
+
+    def _look_for_unseen(self, listed: Container[str], using: Container[str], now_s: float) -> None:
+        """A load that went well, and yet the model is not there: it left at once, or it is in memory under another name.
+        To load it again and again would help nobody."""
+        swap, self._unseen = self._unseen, None
+        if swap is None or swap.model in using:
+            return
+        if swap.model in listed:
+            self.failed.pop(swap.key, None)
+        else:
+            self._fail(swap.key, now_s)
+
+    def _fail(self, key: str, now_s: float) -> None:
+        count = self.failed.get(key, (0, 0.0))[0] + 1
+        self.failed[key] = (count, now_s + min(600.0, 15.0 * 2**count))
 
     def forget(self, inflight: Container[str] = ()) -> None:
         """The last reading is old, and nothing is known any more but what is in use."""
@@ -174,10 +192,11 @@ class Memory:
         self.changed_s = now_s
         if ok:
             self.models[swap.model] = Held(swap.signature, now_s, now_s)
-            self.failed.pop(swap.key, None)
+            self._unseen = swap
+            if swap.key in self.failed:  # forgiven, and once it is listed forgotten
+                self.failed[swap.key] = (self.failed[swap.key][0], now_s)
         else:
-            count = self.failed.get(swap.key, (0, 0.0))[0] + 1
-            self.failed[swap.key] = (count, now_s + min(600.0, 15.0 * 2**count))
+            self._fail(swap.key, now_s)
             self._before_load, self._lost = frozenset(), {}
         return swap
 

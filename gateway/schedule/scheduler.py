@@ -408,6 +408,7 @@ class Scheduler(Generic[T]):
         self._roster.refresh()
         if change is not None and change.before is Health.DOWN:
             member.memory.failed.clear()  # loads that failed because it went down say nothing of the next
+            member.await_reading()
         if change is not None and self._roster.members.get(member.id) is member:
             effects.append(HealthChanged(member.id, *change))
             if change.after is Health.DOWN:

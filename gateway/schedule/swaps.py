@@ -36,7 +36,8 @@ class Swaps(Generic[T]):
         swap = member.memory.swap
         if swap is None or swap.is_begun or not member.is_usable:
             return
-        swap.leaving = [model for model in swap.leaving if model in member.memory.models]
+        if member.memory.is_known:
+            swap.leaving = [model for model in swap.leaving if model in member.memory.models]
         if not swap.suits(member.replica):
             member.memory.swap = None
             return

@@ -135,6 +135,7 @@ def test_after_failures_a_load_is_not_tried_for_ever_longer_times() -> None:
     assert pauses_s == sorted(pauses_s)
     assert (pauses_s[0], pauses_s[-1]) == (30.0, 600.0)
     load(memory, "m", now_s)
+    read(memory, now_s + 5.0, "m")
     load(memory, "m", now_s + 10.0, ok=False)
     assert memory.is_failed("m", now_s + 43.0)
     assert not memory.is_failed("m", now_s + 45.0), "after one that went well they are short again"
@@ -239,3 +240,15 @@ def test_a_change_says_what_it_is_at(state: dict[str, object], words: str) -> No
     for name, value in state.items():
         setattr(swap, name, value)
     assert swap.words(13.2) == words
+
+
+def test_a_load_that_goes_well_and_is_never_listed_is_not_tried_again_and_again() -> None:
+    memory = Memory()
+    read(memory, 0.0, "n")
+    load(memory, "m", 1.0)
+    read(memory, 6.0, "n")
+    assert memory.is_failed("m", 6.0)
+    load(memory, "m", 100.0)
+    assert memory.holds("m", "")
+    read(memory, 105.0, "n", "m")
+    assert not memory.is_failed("m", 105.0)
