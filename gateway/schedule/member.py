@@ -312,8 +312,8 @@ class Member(Generic[T]):
         return before != hold
 
     def await_reading(self) -> None:
-        """Another process may answer from now on: what is in its memory will be read in a moment, and until then nothing
-        is sent there that might have to be loaded. Where that could never be read it is not waited for."""
+        """Another process may answer from now on: what is in its memory will be read in a moment, and until then
+        nothing is sent there that might have to be loaded. Where that could never be read it is not waited for."""
         self.memory.forget(self.inflight)
         self._unread_ticks = _UNREAD_TICKS if self._is_readable else 0
         self._view = None

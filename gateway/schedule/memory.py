@@ -150,8 +150,8 @@ class Memory:
         return gone
 
     def _look_for_unseen(self, listed: Container[str], using: Container[str], now_s: float) -> None:
-        """A load that went well, and yet the model is not there: it left at once, or it is in memory under another name.
-        To load it again and again would help nobody."""
+        """A load that went well, and yet the model is not there: it left at once, or it is in memory under another
+        name. To load it again and again would help nobody."""
         swap, self._unseen = self._unseen, None
         if swap is None or swap.model in using:
             return

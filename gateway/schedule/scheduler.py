@@ -340,8 +340,9 @@ class Scheduler(Generic[T]):
         if self._roster.members.get(member.id) is not member:
             return  # another one has its name, or none
         self._forecast.ended(member, lease, figures, now_s)
-        if figures.queued_s is not None:
-            member.found_slots(lease, figures.queued_s, now_s)
+        queued_s = lease.queued_s() if figures.queued_s is None else figures.queued_s
+        if queued_s is not None:
+            member.found_slots(lease, queued_s, now_s)
 
     def _let_go(self, first: Member[T], model: str, now_s: float, effects: list[Effect[T]]) -> None:
         """A client had a replica let go of a model: the others do, too, but where it is pinned. Whoever asks next has

@@ -60,6 +60,10 @@ class Ticket:
         return f"<{type(self).__name__} {self.sequence} {self.request.kind.value} {self.request.model} {state}>"
 
 
+_LATE = 1.5
+"""A first byte that comes no later than so many times the prediction was not late."""
+
+
 class Lease:
     """One slot of one replica, or only a place in its count; held until the response *body* ends."""
 
@@ -103,3 +107,11 @@ class Lease:
         """How many models shared the GPU then, its own among them."""
         self.mark: tuple[float, float, float] | None = None
         """When its answer began, and what had gone on at its replica until then, see ``Member.company``."""
+
+    def queued_s(self) -> float | None:
+        """What it waited inside the replica, as far as its first byte was later than predicted; None: not known."""
+        predicted = self.predicted
+        if predicted is None or self.first_at_s is None or predicted.prefill_s <= 0.0:
+            return None
+        expected_s = (predicted.wait_s + predicted.prefill_s) * predicted.slowdown
+        return max(0.0, self.first_at_s - self.sent_at_s - _LATE * expected_s)

@@ -428,7 +428,7 @@ class LearningPolicy(Policy, Protocol):
     def learn(
         self, request: RouteRequest, choice: Choice, ttft_s: float, e2e_s: float, figures: Figures | None
     ) -> None:
-        """A request was answered completely: ``choice`` is what the policy saw and said; both times are from sending."""
+        """A request was answered completely: ``choice`` is what the policy saw and said; times are from sending."""
         ...
 
 

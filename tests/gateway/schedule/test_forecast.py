@@ -318,3 +318,28 @@ def test_a_policy_that_fails_to_learn_costs_no_request() -> None:
     stage.answer(stage.ask())
     assert stage.scheduler.policy_error == "could not learn: ValueError('no')"
     assert stage.scheduler.inflight == 0
+
+
+# ---- slots where no answer tells durations
+
+
+@pytest.mark.parametrize("true_slots", [1, 3])
+def test_slots_are_found_out_from_first_bytes_alone(true_slots: int) -> None:
+    stage = Stage(slots=0)
+    stage.scheduler.set_replicas([Replica("quick", "quick", 1)], 0.0)
+    stage.read("quick")
+    member = stage.scheduler._roster.members["quick"]
+    for _ in range(60):
+        tickets = [ticket for ticket in (stage.ask() for _ in range(6)) if ticket.lease is not None]
+        for number, ticket in enumerate(tickets):  # who finds no slot inside begins when another has ended
+            late_s = 0.5 * (number // true_slots)
+            stage.scheduler.first_byte(ticket, stage.now_s + late_s + 0.05 * (number + 1))
+        stage.now_s += 0.5 + late_s
+        for ticket in tickets:
+            stage.scheduler.finish(ticket, stage.now_s, ok=True, figures=Figures(100, 50))
+        for ticket in list(stage.scheduler._dispatcher.waiting):
+            stage.scheduler.cancel(ticket)
+        while stage.scheduler.inflight:
+            for ticket in list(stage.scheduler._dispatcher.homes):
+                stage.scheduler.spared(ticket, stage.now_s)
+    assert true_slots <= member.slots_of(MODEL) <= true_slots + 1
