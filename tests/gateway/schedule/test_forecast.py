@@ -217,6 +217,7 @@ def test_company_makes_no_cache_larger() -> None:
         lease = ticket.lease
         assert lease is not None
         stage.answer(ticket, tokens=1024)
+    assert lease is not None
     assert lease.cached_tokens == pytest.approx(8 * 512 / 4, rel=0.05)
 
 

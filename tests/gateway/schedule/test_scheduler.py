@@ -359,7 +359,12 @@ def test_one_that_was_failed_by_a_replica_makes_no_other_dearer_to_send(monkeypa
     assert stage.tickets["1"].queued
     added: list[Ticket] = []
     add = Turns.add
-    monkeypatch.setattr(Turns, "add", lambda self, ticket: (added.append(ticket), add(self, ticket)))
+
+    def watched(self: Turns[Ticket], ticket: Ticket) -> None:
+        added.append(ticket)
+        add(self, ticket)
+
+    monkeypatch.setattr(Turns, "add", watched)
     assert stage.play("finish 3") == "send 4 a"
     assert stage.play("finish 2") == "send 1 b", "it is still the first there"
     assert len(added) < 10
