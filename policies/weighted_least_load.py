@@ -11,6 +11,10 @@ from corral.model import Decision, ReplicaView, RouteRequest
 from corral.policies.gpu_terms import NO_WEIGHTS, GpuWeights, factors
 from corral.policies.pick import cold, load, lowest, require_not_negative
 
+_NEAR_RATIO = 0.03
+_NEAR_S = 0.005
+"""Predictions are no more exact than that."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightedLeastLoad:
@@ -35,6 +39,10 @@ class WeightedLeastLoad:
             reason = "least load"
         if self.weights is not NO_WEIGHTS:
             costs = [cost * factor for cost, factor in zip(costs, factors(candidates, self.weights), strict=True)]
+        if reason == "least seconds":  # of those that are as good as equal the emptier one: nobody idles by a hair
+            limit = min(costs) * (1.0 + _NEAR_RATIO) + _NEAR_S
+            near = [view for view, cost in zip(candidates, costs, strict=True) if cost <= limit]
+            return Decision(lowest(near, load, rng).id, reason)
         by_id = {view.id: cost for view, cost in zip(candidates, costs, strict=True)}
         view = lowest(candidates, lambda view: by_id[view.id], rng)
         if reason == "least load" and request.model is not None and view.id in cold(request, candidates):

@@ -208,6 +208,7 @@ class Dispatcher(Generic[T]):
     def look_at_memory(self, now_s: float, effects: list[Effect[T]]) -> None:
         """Some times a second: what is asked for, what must be loaded, and what nobody waits for any more."""
         self.placer.forget_old(now_s)
+        self.forecast.fade(now_s)
         overloaded = self._balance.observe(self._roster.usable(), now_s)
         if not self.places or self.stopping:
             self.placer.swaps.give_up_unwanted(set())

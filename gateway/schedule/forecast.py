@@ -16,6 +16,7 @@ OTHERS: Final = 0.3
 """What a second until the first token, until the end, and of the others' delay weighs: tried in the laboratory."""
 OVERLOADED: Final = 1.25
 """How much dearer one is that has had more than its share for long."""
+FADE_S: Final = 60.0
 THROTTLED: Final = 1.05
 """From this slowdown on, what is measured says nothing of full clocks."""
 _ALONE_RATIO: Final = 0.2
@@ -42,6 +43,8 @@ class Forecast:
     def __init__(self) -> None:
         self.costs = Costs()
         self.prefixes = Prefixes()
+        self._learned_s: dict[str, float] = {}
+        """By replica: when it last taught anything, or was faded."""
         self.is_learning = True
         self.uses_prefixes = True
 
@@ -132,8 +135,17 @@ class Forecast:
             taken_s += costs.decode.key_s(key) * costs.decode.crowd(slots) / slots * output
         return taken_s or (costs.service_s(key) or 1.0) / slots
 
+    def fade(self, now_s: float) -> None:
+        """Some times a second: who has taught nothing for long is thought of less surely."""
+        for replica_id, learned_s in self._learned_s.items():
+            if now_s - learned_s >= FADE_S:
+                self._learned_s[replica_id] = now_s
+                self.costs.decode.fade(replica_id)
+                self.costs.prefill.fade(replica_id)
+
     def use(self, weights: dict[str, float]) -> None:
         """These are the replicas now."""
+        self._learned_s = {id: learned_s for id, learned_s in self._learned_s.items() if id in weights}
         self.costs.decode.set_weights(weights)
         self.costs.prefill.set_weights(weights)
 
@@ -168,6 +180,7 @@ class Forecast:
         ask = lease.ask
         if lease.ticket.request.text_bytes == 0 and not figures.output_tokens:
             return  # it only had the model loaded
+        self._learned_s[member.id] = now_s
         if not self.costs.ended(lease.ticket.request, figures, now_s - lease.sent_at_s):
             return
         self._learn_decode(member, lease, figures, now_s)

@@ -10,6 +10,7 @@ _FORGET: Final = 0.98
 _KEY_STEP: Final = 0.02
 _PAIR_STEP: Final = 0.1
 _LATELY_STEP: Final = 0.2
+_FADED: Final = 0.1
 _FAR: Final = 1.1
 """A logarithm: what is more than three times off moves an estimate no further than this."""
 _PRIOR: Final = 0.5
@@ -22,10 +23,10 @@ class Line:
     The prior is a GPU that works off its streams one after the other: with one more beside it, twice as long.
     """
 
-    __slots__ = ("_w", "_wx", "_wxx", "_wxy", "_wy", "lately", "level", "slope", "usual")
+    __slots__ = ("_prior", "_w", "_wx", "_wxx", "_wxy", "_wy", "lately", "level", "slope", "usual")
 
     def __init__(self, level: float) -> None:
-        self.level = level
+        self._prior = self.level = level
         self.slope = level
         self.usual: float | None = None
         """How slow it is at full clocks; None: not measured."""
@@ -40,12 +41,22 @@ class Line:
         self._wxx = self._wxx * _FORGET + x * x
         self._wy = self._wy * _FORGET + y
         self._wxy = self._wxy * _FORGET + x * y
+        self._fit()
+
+    def _fit(self) -> None:
         spread = self._w * self._wxx - self._wx * self._wx
         mean_x, mean_y = self._wx / self._w, self._wy / self._w
         slope = (self._w * self._wxy - self._wx * self._wy) / spread if spread > 1e-9 else self.slope
         # company never makes anything quicker, and a stream alone is never free
         self.slope = min(max(slope, 0.0), mean_y / (mean_x + 0.2))
         self.level = mean_y - self.slope * mean_x
+
+    def fade(self) -> None:
+        """Most of what was measured counts no more: nothing has been measured for long."""
+        prior = Line(self._prior)
+        for name in ("_w", "_wx", "_wxx", "_wxy", "_wy"):
+            setattr(self, name, _FADED * getattr(self, name) + (1.0 - _FADED) * getattr(prior, name))
+        self._fit()
 
     def at(self, x: float) -> float:
         return self.level + self.slope * x
@@ -156,6 +167,16 @@ class Rates:
         line.lately += (slow - line.lately) * _LATELY_STEP
         if not is_throttled:
             line.usual = slow if line.usual is None else line.usual + (slow - line.usual) * _KEY_STEP
+
+    def fade(self, replica_id: str) -> None:
+        """The replica had nothing to do for long, maybe because it once was slow: what is thought of it moves towards
+        what its weight says, so that it is tried again."""
+        line = self._replicas.get(replica_id)
+        if line is not None:
+            line.fade()
+        for pair, level in self._pairs.items():
+            if pair[0] == replica_id:
+                level.value **= 0.5
 
     def forget_keys(self, kept: set[str]) -> None:
         """Keys come from clients: only these are remembered."""

@@ -344,3 +344,29 @@ def test_slots_are_found_out_from_first_bytes_alone(true_slots: int) -> None:
             for ticket in list(stage.scheduler._dispatcher.homes):
                 stage.scheduler.spared(ticket, stage.now_s)
     assert true_slots <= member.slots_of(MODEL) <= true_slots + 1
+
+
+# ---- who is thought slow is tried again
+
+
+def test_an_idle_replica_that_once_was_slow_is_tried_again() -> None:
+    stage = Stage()
+    stage.teach()
+    for _ in range(60):  # somebody else used its GPU, and nobody could see that
+        both = [stage.ask(), stage.ask(), stage.ask()]
+        for ticket in both:
+            stage.answer(ticket, slowdown=12.0 if stage.home(ticket) == "quick" else 1.0)
+    assert stage.home(stage.ask()) == "slow"
+    for _ in range(5):
+        stage.now_s += 61.0
+        stage.scheduler.tick(stage.now_s)
+    tried = [stage.home(stage.ask()) for _ in range(2)]
+    assert "quick" in tried
+
+
+def test_those_that_are_as_good_as_equal_share_the_work() -> None:
+    stage = Stage(slots=8)
+    stage.speeds = {"quick": 1.01, "slow": 1.0}
+    stage.teach()
+    homes = [stage.home(stage.ask(tokens=1)) for _ in range(8)]
+    assert set(homes) == {"quick", "slow"}
