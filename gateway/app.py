@@ -22,6 +22,7 @@ import uvloop
 from aiohttp import web
 
 from corral.errors import OperatorError
+from corral.gateway.carried import Carried
 from corral.gateway.carrier import Carrier
 from corral.gateway.config import Address, Config, build_policy, diff_config, load_config, naming
 from corral.gateway.config.environment import with_environment
@@ -36,7 +37,6 @@ from corral.gateway.serve.memory import MemoryKeeper
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.poller import Poller
 from corral.gateway.wire.client import ClientConnection
-from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.outbox import Outbox
 from corral.gateway.wire.pool import Pool
 from corral.model import Policy, Replica
@@ -111,7 +111,7 @@ class App:
         self._config_path = config_path
         self._loop = loop
         policy = build_policy(config, config_path)
-        scheduler: Scheduler[Exchange] = Scheduler(policy, config.policy.name, _limits(config), Random())
+        scheduler: Scheduler[Carried] = Scheduler(policy, config.policy.name, _limits(config), Random())
         self.metrics = Metrics()
         carrier = Carrier(scheduler, self.metrics, loop.time)
         pool = Pool(loop, Outbox(loop), config.timeouts.connect_s)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from corral.errors import Fault
+from corral.gateway.carried import Carried
 from corral.gateway.schedule.effects import (
     Effect,
     HealthChanged,
@@ -29,9 +30,9 @@ Clock = Callable[[], float]
 
 
 class Carrier:
-    """Between the exchanges, which happen, and the scheduler, which decides."""
+    """Between the requests, which happen, and the scheduler, which decides."""
 
-    def __init__(self, scheduler: Scheduler[Exchange], metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, scheduler: Scheduler[Carried], metrics: Metrics, clock: Clock) -> None:
         self.scheduler = scheduler
         self._metrics = metrics
         self._clock = clock
@@ -43,33 +44,33 @@ class Carrier:
         self.suspect: Callable[[str], None] = lambda replica_id: None
         """Asks the poller to probe a replica that just failed a request."""
 
-    # -- events of an exchange
+    # -- events of a request
 
-    def submit(self, exchange: Exchange) -> None:
-        self.apply(self.scheduler.submit(exchange, exchange.arrived_at_s))
+    def submit(self, ticket: Carried) -> None:
+        self.apply(self.scheduler.submit(ticket, ticket.arrived_at_s))
 
-    def cancel(self, exchange: Exchange) -> None:
-        self.scheduler.cancel(exchange)
+    def cancel(self, ticket: Carried) -> None:
+        self.scheduler.cancel(ticket)
 
-    def first_byte(self, exchange: Exchange) -> None:
-        self.scheduler.first_byte(exchange, self._clock())
+    def first_byte(self, ticket: Carried) -> None:
+        self.scheduler.first_byte(ticket, self._clock())
 
-    def finished(self, exchange: Exchange, *, ok: bool, figures: Figures | None) -> None:
+    def finished(self, ticket: Carried, *, ok: bool, figures: Figures | None) -> None:
         """The response ended, and what its end told; ``ok=False``: it broke after its first byte, or must not be
         repeated.
         """
-        self.apply(self.scheduler.finish(exchange, self._clock(), ok=ok, figures=figures))
+        self.apply(self.scheduler.finish(ticket, self._clock(), ok=ok, figures=figures))
 
-    def spared(self, exchange: Exchange) -> None:
+    def spared(self, ticket: Carried) -> None:
         """The client left after its request was sent: nobody is to blame."""
-        self.apply(self.scheduler.spared(exchange, self._clock()))
+        self.apply(self.scheduler.spared(ticket, self._clock()))
 
-    def failed(self, exchange: Exchange, fault: Fault) -> None:
+    def failed(self, ticket: Carried, fault: Fault) -> None:
         """An attempt failed before its first byte: the scheduler sends it elsewhere, or refuses it."""
         self._metrics.retried(fault)
-        if fault is not Fault.STALE and exchange.lease is not None:
-            self.suspect(exchange.lease.replica.id)
-        self.apply(self.scheduler.failed(exchange, fault, self._clock()))
+        if fault is not Fault.STALE and ticket.lease is not None:
+            self.suspect(ticket.lease.replica.id)
+        self.apply(self.scheduler.failed(ticket, fault, self._clock()))
 
     def record(
         self, exchange: Exchange, outcome: str, *, lines: int, prompt_tokens: int | None, output_tokens: int | None
@@ -101,7 +102,7 @@ class Carrier:
 
     # -- effects
 
-    def apply(self, effects: Iterable[Effect[Exchange]]) -> None:
+    def apply(self, effects: Iterable[Effect[Carried]]) -> None:
         """Carry out ``effects`` in order."""
         for effect in effects:
             try:
@@ -111,7 +112,7 @@ class Carrier:
                 if isinstance(effect, Send | Refuse | Interrupt):
                     effect.ticket.abandon()
 
-    def _carry_out(self, effect: Effect[Exchange]) -> None:
+    def _carry_out(self, effect: Effect[Carried]) -> None:
         if isinstance(effect, Send):
             self._metrics.decided(effect.decision.replica_id, effect.decision.reason)
             effect.ticket.send(effect.lease)

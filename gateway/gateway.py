@@ -8,6 +8,7 @@ import os
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +20,13 @@ from corral.gateway.owner import Owner
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.pages import page
 from corral.gateway.serve.poller import Poller
+from corral.gateway.wire.answering import Answering
 from corral.gateway.wire.browser import BrowserRules
 from corral.gateway.wire.client import ClientConnection, State
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
-from corral.gateway.wire.routes import Route
+from corral.gateway.wire.routes import Duty
+from corral.gateway.wire.upload import Upload
 from corral.model import Choice, Health, Hold, OllamaSample, Order, ProbeResult, ReplicaState, Snapshot
 
 log: Final = logging.getLogger("corral.gateway")
@@ -32,6 +35,10 @@ _TICK_S: Final = 0.25
 _WATCH_S: Final = 0.04
 _SWEEP_TICKS: Final = 20
 """Ticks between two looks at idle connections."""
+
+
+Answerer = Callable[[Answering, "Upload | None"], "Coroutine[object, object, None] | None"]
+"""Makes an answer; the upload is there where the request's body is streamed. None: an exchange is to get it."""
 
 
 class Gateway:
@@ -59,6 +66,7 @@ class Gateway:
         self.gpus: GpuFeed | None = None
         self.on_replicas_changed: Callable[[], None] = lambda: None
         """Takes over the owner's replicas."""
+        self.answerers: dict[Duty, Answerer] = {Duty.PAGE: partial(page, self)}
         self.looked = asyncio.Event()
         """Every replica was probed once: what is said of them from here on is known."""
         self.version = __version__
@@ -143,11 +151,21 @@ class Gateway:
     def inflight(self, replica_id: str) -> int:
         return self.carrier.scheduler.inflight_on(replica_id)
 
-    # -- pages the gateway answers itself
+    # -- answers that tasks make
 
-    def start_view(self, client: ClientConnection, route: Route) -> asyncio.Task[None]:
-        """Make the page for ``client``; it gets ``view_ready``."""
-        return self.spawn(page(self, client, route))
+    def start_answer(self, answering: Answering, upload: Upload | None) -> asyncio.Task[None] | None:
+        """Have a task make the answer, if it is one that a task makes; None: it is a replica's, by an exchange."""
+        duty = answering.route.duty
+        answerer = None if duty is None else self.answerers.get(duty)
+        work = None if answerer is None else answerer(answering, upload)
+        return None if work is None else self.spawn(self._answer(answering, work))
+
+    async def _answer(self, answering: Answering, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # the boundary of this task: its client must not wait for ever
+            self.report_bug(answering.route.label, error)
+            answering.error(500, "internal error of the gateway")
 
     def spawn(self, coroutine: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(coroutine)
@@ -302,6 +320,8 @@ class Gateway:
         for client in list(self.connections):
             if client.exchange is not None:
                 client.exchange.cut_short()
+            elif client.answering is not None:
+                client.answering.cut_short()
         self.outbox.flush()
         for task in list(self._tasks):
             task.cancel()

@@ -20,6 +20,14 @@ Pinned = Annotated[
 KeptOff = Annotated[
     tuple[ModelName, ...], Meta(description="Models that it is never asked to run, though they may be in its store.")
 ]
+StoreName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="The model store that it uses: replicas with one name share one folder (OLLAMA_MODELS). What "
+        "changes a store (pull, create, rm) is done once in each.",
+    ),
+]
 
 OWNED: Final = "OLLAMA_HOST"
 """Set by Corral when the process starts: only then is the port known."""

@@ -15,6 +15,7 @@ from corral.gateway.config.owned import (
     Pinned,
     ReplicaLogsConfig,
     RestartConfig,
+    StoreName,
     WarmupConfig,
 )
 from corral.gateway.config.patterns import HOST_PATTERN, ID_PATTERN, ORIGIN_PATTERN
@@ -95,6 +96,7 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ) = None
     pin: Pinned = ()
     keep_off: KeptOff = ()
+    store: StoreName = "shared"
 
     def to_replica(self, gpu_uuids: tuple[str, ...] = ()) -> Replica:
         """``gpu_uuids``: what :attr:`gpus` stands for on this machine."""
@@ -109,6 +111,7 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             max_loaded=self.max_loaded,
             pinned=frozenset(map(normalise_model, self.pin)),
             kept_off=frozenset(map(normalise_model, self.keep_off)),
+            store=self.store,
         )
 
 

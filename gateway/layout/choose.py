@@ -119,6 +119,7 @@ class _Builder:
             max_loaded=max_loaded,
             pinned=frozenset(seat.pinned),
             kept_off=frozenset(seat.kept_off),
+            store=seat.env.get("OLLAMA_MODELS", "shared"),
             context_length=context,
             weight=weight,
             cpus=place.cpus,

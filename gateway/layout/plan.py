@@ -71,6 +71,8 @@ class ReplicaPlan:
     """See :attr:`corral.model.Replica.max_loaded`."""
     pinned: frozenset[str] = frozenset()
     kept_off: frozenset[str] = frozenset()
+    store: str = "shared"
+    """See :attr:`corral.model.Replica.store`."""
     context_length: int = 4096
     weight: float = 1.0
     cpus: tuple[int, ...] = ()

@@ -48,6 +48,7 @@ def _replica_json(replica: ReplicaPlan) -> dict[str, Any]:
         "models": None if replica.models is None else sorted(replica.models),
         "pinned": sorted(replica.pinned),
         "kept_off": sorted(replica.kept_off),
+        "store": replica.store,
         "slots": replica.slots,
         "max_loaded": replica.max_loaded,
         "context_length": replica.context_length,

@@ -75,6 +75,7 @@ class Surroundings:
             max_loaded=plan.max_loaded,
             pinned=plan.pinned,
             kept_off=plan.kept_off,
+            store=plan.store,
         )
 
     def warmup_models(self, plan: ReplicaPlan) -> list[str]:

@@ -27,7 +27,7 @@ from corral.gateway.schedule.effects import Effect, RefreshTags, Refuse, Send
 from corral.gateway.schedule.forecast import Ask, Forecast
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.placement import Placer
-from corral.gateway.schedule.roster import LEADER_KINDS, Roster
+from corral.gateway.schedule.roster import FREEZING_KINDS, LEADER_KINDS, Roster
 from corral.gateway.schedule.standing import Wanted
 from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.gateway.schedule.waiting import STORE_LANE, Lane, QueueLimits, ServiceTime, Waiting, lane_of
@@ -177,7 +177,7 @@ class Dispatcher(Generic[T]):
     def _have_placed(self, ticket: T, now_s: float, effects: list[Effect[T]]) -> None:
         """The placer looks at what the ticket needs; it waits, or was just sent where it has company."""
         request, model, key = ticket.request, ticket.request.model, ticket.request.key
-        if request.kind is not RequestKind.INFERENCE or model is None or self.stopping:
+        if request.kind is not RequestKind.INFERENCE or model is None or self.stopping or self.is_frozen(ticket):
             return
         serving = [member for member in self._roster.serving(ticket) or () if member.places(model)]
         if not serving:
@@ -241,6 +241,11 @@ class Dispatcher(Generic[T]):
         for key in sorted(lanes):
             self.drain(key, now_s, effects)
 
+    def is_frozen(self, ticket: T) -> bool:
+        """Whether its model is just being changed in a store. Nothing waits for that while the gateway stops."""
+        request = ticket.request
+        return request.kind in FREEZING_KINDS and request.asked in self._roster.frozen and not self.stopping
+
     def expire(self, now_s: float, effects: list[Effect[T]]) -> None:
         """Refuse those who waited too long; not while what they need is being loaded, which may take minutes."""
         late = self.waiting.arrived_before(now_s - self.limits.max_wait_s)
@@ -259,6 +264,8 @@ class Dispatcher(Generic[T]):
 
     def _place(self, ticket: T, now_s: float, effects: list[Effect[T]]) -> Placing:
         """Send the ticket if it can be sent now, refuse it if nobody can ever serve it. Leaves the queue as it is."""
+        if self.is_frozen(ticket):
+            return Placing.BUSY
         serving = self._roster.serving(ticket)
         if serving is None:
             if not self._is_answered(ticket.submitted_at_s, now_s):
@@ -277,8 +284,6 @@ class Dispatcher(Generic[T]):
             if not free or self._had_better_wait(ticket, free, serving, now_s):
                 return Placing.BUSY
             serving = free
-        elif request.kind is RequestKind.STORE and self._roster.store_ticket is not None:
-            return Placing.BUSY
         self._send(ticket, serving, now_s, effects)
         return Placing.DONE
 

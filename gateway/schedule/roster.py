@@ -14,6 +14,8 @@ from corral.model import Health, Hold, Replica, RequestKind
 T = TypeVar("T", bound=Ticket)
 
 LEADER_KINDS = (RequestKind.STORE, RequestKind.BLOB)
+FREEZING_KINDS = (RequestKind.INFERENCE, RequestKind.SHOW, RequestKind.UNLOAD)
+"""Those that wait while their model is being changed in a store."""
 
 
 class Roster(Generic[T]):
@@ -21,9 +23,8 @@ class Roster(Generic[T]):
 
     def __init__(self, rules: HealthRules) -> None:
         self.members: dict[str, Member[T]] = {}
-        self.store_ticket: T | None = None
-        """The request that is changing the leader's store now."""
-        self._store_leader: Member[T] | None = None
+        self._store_work: dict[str, dict[T, Member[T]]] = {}
+        """By store: what is being changed in it now, and by whom; no empty ones."""
         self._rules = rules
         self._leaving: dict[str, Member[T]] = {}
         """Removed by a reload, with leases still running."""
@@ -34,6 +35,8 @@ class Roster(Generic[T]):
         self._turn = 0.0
         self._holds: dict[str, Hold] = {}
         """By id: a replica may be held before it is there; a hold ends with its replica."""
+        self.frozen: frozenset[str] = frozenset()
+        """Models that are being changed in a store: requests for them wait."""
         self._listed: frozenset[str] = frozenset()
         """Models that some member lists as its own."""
         self._any_kept_off = False
@@ -96,7 +99,7 @@ class Roster(Generic[T]):
     def serving(self, ticket: T) -> list[Member[T]] | None:
         """Those that could serve the ticket, free or busy; None: first ask the replicas who has its model.
 
-        1. Usable: enabled and not down. Requests that change the store, and blobs: only the leader.
+        1. Usable: enabled and not down. Requests that change a store, and blobs: only the store's leader.
         2. Of these, the ones known to have the model. If none is: ask; after that it may be on those whose list
            could not be read, or, if there are none, anywhere: then Ollama itself says that it is not found. Where the
            only ones that have it are down or drained, nobody can serve it.
@@ -109,7 +112,7 @@ class Roster(Generic[T]):
         pool = self._usable
         kind, model = ticket.request.kind, ticket.request.model
         if kind in LEADER_KINDS:
-            leader = self.leader(ticket.excluded)
+            leader = self.leader(ticket.request.store, ticket.excluded)
             return [leader] if leader else []
         if model is not None and kind is not RequestKind.OTHER:
             having = self._having.get(model) or self._find(model)
@@ -137,6 +140,10 @@ class Roster(Generic[T]):
             hold = member.held
             if hold is None or not hold.coming or not member.enabled or member.id in ticket.excluded:
                 continue
+            if kind in LEADER_KINDS:
+                if ticket.request.store in (None, member.replica.store):
+                    return True
+                continue
             if kind is RequestKind.INFERENCE and not self._takes(member, model):
                 continue
             if nobody_has_it or member.installed_at_s is None or model in member.installed:
@@ -160,15 +167,18 @@ class Roster(Generic[T]):
             return []
         return [member for member in self._usable if member.installed_at_s is None] or self._usable
 
-    def leader(self, excluded: Sequence[str] = ()) -> Member[T] | None:
-        """The first usable replica in configuration order, an ejected one only if there is no other.
+    def leader(self, store: str | None = None, excluded: Sequence[str] = ()) -> Member[T] | None:
+        """The first usable replica of the store in configuration order, an ejected one only if there is no other.
 
-        While a request is changing the store the leader stays, so that blobs reach the store they were meant for.
+        While something is being changed in a store its leader stays: two Ollamas at one download would spoil it, and
+        blobs must reach those that make something of them. ``store`` None: the first replica's.
         """
-        sticky = self._store_leader
-        if sticky is not None and sticky in self._usable and sticky.id not in excluded:
-            return sticky
-        pool = [member for member in self._usable if member.id not in excluded]
+        if store is None:
+            store = next((member.replica.store for member in self.members.values()), "")
+        for sticky in self._store_work.get(store, {}).values():
+            if sticky in self._usable and sticky.id not in excluded:
+                return sticky
+        pool = [member for member in self._usable if member.replica.store == store and member.id not in excluded]
         return next((member for member in pool if not member.shut), pool[0] if pool else None)
 
     def lease(self, member: Member[T], ticket: T, now_s: float) -> Lease:
@@ -179,7 +189,7 @@ class Roster(Generic[T]):
         self._turn = max(self._turn, member.turn)
         member.turn = self._turn + 1.0 / member.replica.weight
         if kind is RequestKind.STORE:
-            self.store_ticket, self._store_leader = ticket, member
+            self._store_work.setdefault(member.replica.store, {})[ticket] = member
         if member.health.state is Health.EJECTED and not member.shut:
             member.probation, member.shut = ticket, True
             self.refresh()
@@ -187,8 +197,11 @@ class Roster(Generic[T]):
 
     def release(self, member: Member[T], ticket: T, now_s: float) -> Lease:
         lease = member.release(ticket, now_s)
-        if self.store_ticket is ticket:
-            self.store_ticket = self._store_leader = None
+        if ticket.request.kind is RequestKind.STORE:
+            for store, work in list(self._store_work.items()):  # a reload may have given its replica another store
+                work.pop(ticket, None)
+                if not work:
+                    del self._store_work[store]
         if member.probation is ticket:
             member.probation = None
         if not member.leases and self._leaving.get(member.id) is member:

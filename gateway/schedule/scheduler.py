@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from corral.errors import CorralError, Fault, Refusal
 from corral.gateway.schedule.dispatcher import Dispatcher
-from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, LetGo, RefreshTags
+from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, LetGo
 from corral.gateway.schedule.health import Change, HealthRules
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
@@ -161,6 +161,30 @@ class Scheduler(Generic[T]):
             self._dispatcher.drain_all(now_s, effects)
         return effects
 
+    def freeze(self, models: frozenset[str], now_s: float) -> list[Effect[T]]:
+        """Requests for these models, as clients name them, wait from now on, and those for any other go on.
+
+        Whoever changes a model in a store freezes it, so that nobody has the old one loaded again meanwhile.
+        """
+        effects: list[Effect[T]] = []
+        self._roster.frozen = models
+        self._dispatcher.drain_all(now_s, effects)
+        return effects
+
+    def left_memory(self, replica_id: str, model: str, now_s: float) -> list[Effect[T]]:
+        """The replica was told to let go of the model, by somebody else than the scheduler."""
+        effects: list[Effect[T]] = []
+        member = self._roster.members.get(replica_id)
+        if member is None or model not in member.memory.models:
+            return effects
+        if model not in member.inflight:
+            member.memory.unloaded(model, now_s)
+            member.memory_changed()
+            member.left.append(model)
+            self._forget_left(member)
+            self._placer.look_again()
+        return effects
+
     def stop(self, now_s: float) -> list[Effect[T]]:
         """Refuse all that waits and all that comes; what was sent may finish, or be retried where it need not wait."""
         effects: list[Effect[T]] = []
@@ -205,7 +229,7 @@ class Scheduler(Generic[T]):
                 self._dispatcher.teach(lease, figures, now_s)
         else:
             change = self._blame(member, lease.sent_at_s, now_s, "the stream broke")
-        effects: list[Effect[T]] = [RefreshTags()] if ticket.request.kind is RequestKind.STORE else []
+        effects: list[Effect[T]] = []
         if ok and ticket.request.kind is RequestKind.UNLOAD and figures is not None:
             self._let_go(member, ticket.request.model or "", now_s, effects)
         self._release(ticket, member, change, now_s, effects)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from corral.gateway.serve.views import ReplicaPages, lowest_version, merge_ps, merge_tags, openai_model, openai_models
+from corral.gateway.wire.answering import Answering
 from corral.gateway.wire.dialect import Dialect, error_body
 from corral.gateway.wire.request_head import RequestHead
 from corral.gateway.wire.routes import Route, View
+from corral.gateway.wire.upload import Upload
 from corral.model import Health
 
 if TYPE_CHECKING:
     from corral.gateway.gateway import Gateway
-    from corral.gateway.wire.client import ClientConnection
 
 _JSON: Final = b"application/json; charset=utf-8"
 _TEXT: Final = b"text/plain; charset=utf-8"
@@ -22,20 +23,15 @@ _REFRESH_S: Final = 0.5
 _NONE_SERVES: Final = "no replica can serve this request now: all are down, drained or starting"
 
 
-async def page(gateway: Gateway, client: ClientConnection, route: Route) -> None:
-    """Make the page of ``route`` and hand it to ``client``."""
-    head = client.head
-    if head is None or gateway.poller is None:
+async def page(gateway: Gateway, answering: Answering, upload: Upload | None = None) -> None:
+    """Make the page that is asked for."""
+    answering.is_page = True
+    if gateway.poller is None:
         return
-    try:
-        view = route.view
-        if view in (View.TAGS, View.PS, View.MODELS, View.MODEL):
-            await gateway.poller.refresh(tags=view is not View.PS, ps=view is View.PS, deadline_s=_REFRESH_S)
-        status, body, content_type = _content(gateway, route, head)
-    except Exception as error:  # the boundary of this task: its client must not wait for ever
-        gateway.report_bug("page", error)
-        status, body, content_type = 500, error_body(route.dialect, 500, "internal error of the gateway"), _JSON
-    client.view_ready(head, status, body, content_type)
+    view = answering.route.view
+    if view in (View.TAGS, View.PS, View.MODELS, View.MODEL):
+        await gateway.poller.refresh(tags=view is not View.PS, ps=view is View.PS, deadline_s=_REFRESH_S)
+    answering.whole(*_content(gateway, answering.route, answering.head))
 
 
 def _content(gateway: Gateway, route: Route, head: RequestHead) -> tuple[int, bytes, bytes]:

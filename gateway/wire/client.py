@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from corral.errors import ClientError
 from corral.gateway.wire.admission import answered_by_rules, cors_headers
+from corral.gateway.wire.answering import Answering
 from corral.gateway.wire.dialect import error_body
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.grammar import BARE_LF, HEAD_END
@@ -23,6 +24,7 @@ from corral.gateway.wire.incoming import IncomingBody
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead, parse_request_head
 from corral.gateway.wire.routes import Route, dialect_of, find_route
+from corral.gateway.wire.upload import Upload
 
 if TYPE_CHECKING:
     from corral.gateway.gateway import Gateway
@@ -59,7 +61,9 @@ class ClientConnection(asyncio.Protocol):
         "_route",
         "_task",
         "_unsent",
+        "_upload",
         "address",
+        "answering",
         "deadline_s",
         "exchange",
         "gateway",
@@ -75,6 +79,8 @@ class ClientConnection(asyncio.Protocol):
         self.address = ""
         self.state = State.HEAD
         self.exchange: Exchange | None = None
+        self.answering: Answering | None = None
+        """Instead of an exchange: the answer that a task of the gateway makes."""
         self.deadline_s = 0.0
         """When a half-sent head or body, or an answer nobody reads, is over (only while in ``gateway.slow``)."""
         self.idle_since_s = 0.0
@@ -86,6 +92,9 @@ class ClientConnection(asyncio.Protocol):
         self._route: Route | None = None
         self._body: IncomingBody | None = None
         self._task: asyncio.Task[None] | None = None
+        """Makes the answer of :attr:`answering`."""
+        self._upload: Upload | None = None
+        """Takes the body that the task reads while it comes in."""
         self._unsent = 0
         """What the client had not read of its answer when it was last looked at."""
 
@@ -137,8 +146,7 @@ class ClientConnection(asyncio.Protocol):
         self.gateway.connections.discard(self)
         self.gateway.slow.discard(self)
         self.gateway.watch.discard(self)
-        if self._task is not None:
-            self._task.cancel()
+        self._end_task()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.client_gone()
@@ -148,6 +156,8 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is not None:
             if self.exchange.upstream is not None:
                 self.exchange.upstream.pause()
+        elif self.answering is not None:
+            self.answering.pause()
         elif self.state is State.HEAD:
             self._wait_for_reader()
 
@@ -156,7 +166,9 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is not None:
             if self.exchange.upstream is not None:
                 self.exchange.upstream.resume()
-        elif self.state is State.BUSY and self._task is None:
+        elif self.answering is not None:
+            self.answering.resume()
+        elif self.state is State.BUSY:
             self.gateway.slow.discard(self)
             self._next()
 
@@ -244,7 +256,14 @@ class ClientConnection(asyncio.Protocol):
         self._body = IncomingBody(head)
         self._body.kept += rest
         self.pause_body()
-        self._submit(b"")
+        route = self._route
+        assert route is not None
+        answering = Answering(self, head, route, b"")
+        upload = Upload(self)
+        if self._answer_by_task(answering, upload):
+            self._upload = upload
+        else:
+            self._submit(b"")
 
     def pause_body(self) -> None:
         """The replica (or the connection to it) is not ready for more of a streamed body."""
@@ -283,7 +302,11 @@ class ClientConnection(asyncio.Protocol):
         # Each byte buys a little time, and none buys more than a new head_s: neither a dribble nor a silence lasts.
         latest_s = self.gateway.clock() + self.gateway.timeouts.head_s
         self.deadline_s = min(self.deadline_s + len(data) / _MIN_BODY_RATE, latest_s)
-        if self.state is State.STREAM:
+        if self._upload is not None:
+            self._upload.feed(payload, ended=ended)
+            if self._upload.is_full and not ended:
+                self.pause_body()
+        elif self.state is State.STREAM:
             self._pass_on(body.framed(payload, ended=ended))
         else:
             body.kept += payload
@@ -333,29 +356,35 @@ class ClientConnection(asyncio.Protocol):
     def _start(self, body: bytes | bytearray) -> None:
         """The request is complete."""
         self.state = State.BUSY
-        route = self._route
-        assert route is not None
-        if route.view is not None:
-            self._task = self.gateway.start_view(self, route)
-        else:
+        assert self._head is not None
+        assert self._route is not None
+        if not self._answer_by_task(Answering(self, self._head, self._route, body), None):
             self._submit(body)
+
+    def _answer_by_task(self, answering: Answering, upload: Upload | None) -> bool:
+        """Have a task of the gateway's make the answer, if it is one that a task makes."""
+        task = self.gateway.start_answer(answering, upload)
+        if task is None:
+            return False
+        self.answering, self._task = answering, task
+        if self.write_paused:  # it did not read its last answer yet: nobody will say so again
+            answering.pause()
+        return True
+
+    def _end_task(self) -> None:
+        """Nobody waits for the task's answer any more."""
+        answering, self.answering = self.answering, None
+        task, self._task, self._upload = self._task, None, None
+        if answering is not None:
+            answering.client_gone()
+        if task is not None:
+            task.cancel()
 
     def _submit(self, body: bytes | bytearray) -> None:
         assert self._head is not None
         assert self._route is not None
         self.exchange = Exchange(self, self._head, self._route, body, self.gateway.clock())
         self.gateway.carrier.submit(self.exchange)
-
-    def view_ready(self, head: RequestHead, status: int, body: bytes, content_type: bytes) -> None:
-        """A page the gateway makes itself is ready."""
-        self._task = None
-        if self.transport is None:
-            return
-        keep = head.keep_alive and not self.gateway.draining
-        headers = b"x-request-id: %b\r\n%b" % (head.request_id or b"-", cors_headers(self.gateway.rules, head))
-        head_only = head.method == b"HEAD"
-        answer = reply(status, body, content_type=content_type, headers=headers, close=not keep, head_only=head_only)
-        self.finish_with(answer, keep_alive=keep)
 
     # -- responses
 
@@ -367,7 +396,7 @@ class ClientConnection(asyncio.Protocol):
 
     def response_done(self, *, keep_alive: bool) -> None:
         """The response is complete."""
-        self.exchange = None
+        self.exchange = self.answering = self._task = self._upload = None
         self._head = None
         self._route = None
         if self.transport is None:
@@ -385,7 +414,7 @@ class ClientConnection(asyncio.Protocol):
             self.idle_since_s = self.gateway.clock()
 
     def _next(self) -> None:
-        if self.state is not State.BUSY or self.exchange is not None or self._task is not None:
+        if self.state is not State.BUSY or self.exchange is not None or self.answering is not None:
             return
         if self.write_paused:
             self._wait_for_reader()
@@ -399,6 +428,7 @@ class ClientConnection(asyncio.Protocol):
     def close_after_response(self) -> None:
         """Close when everything written has left, reading on for a moment (see LINGER)."""
         self.exchange = None
+        self._end_task()
         transport = self.transport
         if transport is None:
             return
@@ -428,6 +458,9 @@ class ClientConnection(asyncio.Protocol):
         begun = exchange is not None and exchange.is_committed
         if exchange is not None:
             exchange.client_gone()
+        if self.answering is not None:
+            begun = self.answering.is_begun
+            self._end_task()
         head, self._head = self._head, None
         self._body = None
         self.gateway.count_refused_request(error.status)

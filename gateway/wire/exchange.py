@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from corral.errors import Fault, Refusal
+from corral.gateway.carried import Carried
 from corral.gateway.schedule.effects import Refuse
-from corral.gateway.schedule.ticket import Lease, Ticket
+from corral.gateway.schedule.ticket import Lease
 from corral.gateway.wire.admission import cors_headers
 from corral.gateway.wire.bodies import (
     HOLD_BYTES,
@@ -67,7 +68,7 @@ class State(Enum):
     DONE = "done"
 
 
-class Exchange(Ticket):
+class Exchange(Carried):
     """A request, its lease while it has one, and the response on its way to the client."""
 
     __slots__ = (

@@ -21,6 +21,18 @@ class View(Enum):
     MODEL = "model"
 
 
+class Duty(Enum):
+    """Requests that a task of the gateway's may answer; which of them it does, it decides when they come."""
+
+    PAGE = "page"
+    """A page for all replicas together, see :class:`View`."""
+    SHOW = "show"
+    STORE = "store"
+    """Changes a model store."""
+    BLOB = "blob"
+    EMBED = "embed"
+
+
 class Reads(Enum):
     """What a model reads of a request's body."""
 
@@ -41,6 +53,7 @@ class Route:
     dialect: Dialect = Dialect.NATIVE
     end: StreamEnd = StreamEnd.NONE
     view: View | None = None
+    duty: Duty | None = None
     streams_body: bool = False
     """The request body is passed on as it comes instead of being read first (blob uploads)."""
     multipart: bool = False
@@ -62,22 +75,22 @@ _EXACT: Final[dict[tuple[bytes, str], Route]] = {
     (b"POST", "/api/generate"): Route(
         "generate", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True, unloads=True
     ),
-    (b"POST", "/api/embed"): Route("embed", _I, reads=_T, takes_options=True),
+    (b"POST", "/api/embed"): Route("embed", _I, reads=_T, takes_options=True, duty=Duty.EMBED),
     (b"POST", "/api/embeddings"): Route("embed", _I, reads=_T, takes_options=True),
     (b"POST", "/v1/chat/completions"): Route("openai_chat", _I, _OA, StreamEnd.DONE_EVENT, reads=_C),
     (b"POST", "/v1/completions"): Route("openai_completions", _I, _OA, StreamEnd.DONE_EVENT, reads=_C),
-    (b"POST", "/v1/embeddings"): Route("openai_embeddings", _I, _OA, reads=_T),
+    (b"POST", "/v1/embeddings"): Route("openai_embeddings", _I, _OA, reads=_T, duty=Duty.EMBED),
     (b"POST", "/v1/responses"): Route("openai_responses", _I, _OA, StreamEnd.RESPONSE_EVENT, reads=_C),
     (b"POST", "/v1/audio/transcriptions"): Route("openai_audio", _I, _OA, multipart=True),
     (b"POST", "/v1/messages"): Route("anthropic_messages", _I, Dialect.ANTHROPIC, StreamEnd.MESSAGE_STOP, reads=_C),
-    (b"POST", "/api/show"): Route("show", RequestKind.SHOW),
-    (b"POST", "/api/pull"): Route("pull", _S, end=StreamEnd.SUCCESS),
-    (b"POST", "/api/push"): Route("push", _S, end=StreamEnd.SUCCESS),
-    (b"POST", "/api/create"): Route("create", _S, end=StreamEnd.SUCCESS),
-    (b"POST", "/api/copy"): Route("copy", _S),
-    (b"DELETE", "/api/delete"): Route("delete", _S),
+    (b"POST", "/api/show"): Route("show", RequestKind.SHOW, duty=Duty.SHOW),
+    (b"POST", "/api/pull"): Route("pull", _S, duty=Duty.STORE),
+    (b"POST", "/api/push"): Route("push", _S, duty=Duty.STORE),
+    (b"POST", "/api/create"): Route("create", _S, duty=Duty.STORE),
+    (b"POST", "/api/copy"): Route("copy", _S, duty=Duty.STORE),
+    (b"DELETE", "/api/delete"): Route("delete", _S, duty=Duty.STORE),
     **{
-        (method, path): Route(view.value, RequestKind.OTHER, dialect, view=view)
+        (method, path): Route(view.value, RequestKind.OTHER, dialect, view=view, duty=Duty.PAGE)
         for method in (b"GET", b"HEAD")
         for path, view, dialect in (
             ("/", View.ROOT, Dialect.NATIVE),
@@ -86,11 +99,11 @@ _EXACT: Final[dict[tuple[bytes, str], Route]] = {
             ("/api/version", View.VERSION, Dialect.NATIVE),
         )
     },
-    (b"GET", "/v1/models"): Route("models", RequestKind.OTHER, _OA, view=View.MODELS),
+    (b"GET", "/v1/models"): Route("models", RequestKind.OTHER, _OA, view=View.MODELS, duty=Duty.PAGE),
 }
-_MODEL: Final = Route("model", RequestKind.OTHER, _OA, view=View.MODEL)
-_BLOB: Final = Route("blob", RequestKind.BLOB)
-_UPLOAD: Final = Route("blob", RequestKind.BLOB, streams_body=True)
+_MODEL: Final = Route("model", RequestKind.OTHER, _OA, view=View.MODEL, duty=Duty.PAGE)
+_BLOB: Final = Route("blob", RequestKind.BLOB, duty=Duty.BLOB)
+_UPLOAD: Final = Route("blob", RequestKind.BLOB, streams_body=True, duty=Duty.BLOB)
 _OTHER: Final = {dialect: Route("other", RequestKind.OTHER, dialect) for dialect in Dialect}
 _MAY_INFER: Final = {dialect: Route("other", _I, dialect, reads=_C) for dialect in Dialect}
 

@@ -27,9 +27,9 @@ class RequestKind(Enum):
     SHOW = "show"
     """Reads about one model: any replica that has it, no slot."""
     STORE = "store"
-    """Changes the model store: goes to the leader replica, one at a time."""
+    """Changes a model store: goes to the store's leader, no slot."""
     BLOB = "blob"
-    """Reads or adds one blob of the store: goes to the leader replica, no slot."""
+    """Reads or adds one blob of a store: goes to the store's leader, no slot."""
     OTHER = "other"
     """Anything else, unknown paths too: any healthy replica, no slot."""
 
@@ -54,6 +54,8 @@ class Replica:
     """Models that are to be in its memory always, normalised."""
     kept_off: frozenset[str] = frozenset()
     """Models that it is never asked to run, normalised."""
+    store: str = "shared"
+    """The name of the model store that it reads and writes: replicas with one name share one folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,11 +290,20 @@ class RouteRequest(Struct, frozen=True):
     """The most tokens that the client wants (num_predict, max_tokens); None: it does not say."""
     rank: int = 1
     """Its class: 0 interactive, 1 normal, 2 batch. A lower one goes first."""
+    alias: str | None = None
+    """The name that the client used, where :attr:`model` is another name of the same weights."""
+    store: str | None = None
+    """Of a request that concerns one model store: which; None: the first one."""
 
     @property
     def key(self) -> str:
         """What a replica has to hold in memory to answer it: its model, with the options that it is loaded with."""
         return f"{self.model} {self.signature}" if self.signature else self.model or ""
+
+    @property
+    def asked(self) -> str | None:
+        """The model's name as the client knows it."""
+        return self.alias or self.model
 
 
 @dataclass(frozen=True, slots=True)

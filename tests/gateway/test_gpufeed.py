@@ -12,13 +12,13 @@ import pytest
 
 from corral.emulator.nvml import machines, state
 from corral.gateway import app
+from corral.gateway.carried import Carried
 from corral.gateway.carrier import Carrier
 from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.schedule.effects import Effect
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.serve.gpus import GpuBoard
 from corral.gateway.serve.metrics import Metrics
-from corral.gateway.wire.exchange import Exchange
 from corral.model import GpuLoad, LoadedModel, OllamaSample, ProcessState, ProcessStatus, Replica
 from corral.policies import make_policy
 from corral.probes.gpu import NVML_LIBRARY
@@ -33,7 +33,7 @@ HARDWARE_THERMAL = 0x40
 PATIENCE_S = 10.0
 
 
-class Recording(Scheduler[Exchange]):
+class Recording(Scheduler[Carried]):
     """A scheduler that writes down what it is told of GPUs."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Recording(Scheduler[Exchange]):
         self.told: list[str] = []
         self.busy: dict[str, int] = {}
 
-    def gpu_loaded(self, replica_id: str, load: GpuLoad | None, now_s: float) -> list[Effect[Exchange]]:
+    def gpu_loaded(self, replica_id: str, load: GpuLoad | None, now_s: float) -> list[Effect[Carried]]:
         self.now[replica_id] = load
         self.told.append(replica_id)
         return []

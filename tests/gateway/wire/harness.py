@@ -8,10 +8,10 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 from corral.gateway.app import App
+from corral.gateway.carried import Carried
 from corral.gateway.config import Config
 from corral.gateway.gateway import Gateway
 from corral.gateway.schedule.scheduler import Scheduler
-from corral.gateway.wire.exchange import Exchange
 from corral.model import Health, ReplicaState
 from corral.probes.ollama import probe_session
 from tests.gateway.wire.replica import MODEL, ScriptedReplica
@@ -116,7 +116,7 @@ class RunningGateway:
         return self.app.gateway.snapshot().replicas
 
     @property
-    def scheduler(self) -> Scheduler[Exchange]:
+    def scheduler(self) -> Scheduler[Carried]:
         return self.app.gateway.carrier.scheduler
 
     async def connect(self) -> Client:
