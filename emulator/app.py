@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import msgspec
 
-from corral.emulator import arrival, guard, listing, plain
+from corral.emulator import arrival, guard, listing, plain, registry
+from corral.emulator.ask import Rejected
+from corral.emulator.cloud import Cloud
 from corral.emulator.control import ControlRoutes
 from corral.emulator.dialects.base import JSON
 from corral.emulator.dialects.native import error_body
+from corral.emulator.directory import DirectoryShelf
+from corral.emulator.downloads import Downloads
+from corral.emulator.embedding import EmbeddingRoutes
 from corral.emulator.faults import Faults, Moment
 from corral.emulator.inference import Counters, EmulatedEngine, Engine, Inference
 from corral.emulator.machine import Machine, MachineSpec
 from corral.emulator.manage import ManageRoutes
+from corral.emulator.manifest import Recipe
+from corral.emulator.pulling import Pulling
+from corral.emulator.registry import Registry
 from corral.emulator.rig import Rig
 from corral.emulator.routes import InferenceRoutes
 from corral.emulator.settings import Settings
-from corral.emulator.store import DirectoryShelf, MemoryShelf, Store
+from corral.emulator.shelf import MemoryShelf
+from corral.emulator.store import Store
 from corral.emulator.text import to_json
 from corral.emulator.wire import Connection, Exchange
+from corral.emulator.zstdbody import PATHS, unpacked
 
 _PLAIN = b"text/plain"
+_GRACE_S = 3600.0
+"""How old a blob that no manifest names must be before Ollama removes it at its start; before 0.21 it did at once."""
 _METHOD_ORDER = ("HEAD", "GET", "POST", "DELETE")
 
 Handler = Callable[[Exchange], Coroutine[Any, Any, None] | None]
@@ -55,17 +67,18 @@ class App:
         self.faults = Faults(Random(settings.seed), list(settings.faults))
         self.counters = Counters()
         self.store = Store(MemoryShelf() if settings.store is None else DirectoryShelf(settings.store, settings.id))
-        for spec in reversed(settings.models):
-            if self.store.get(spec.name) is None:
-                self.store.install(spec, time.time())
         self.rig = Rig(Machine(machine_spec(settings)), settings.speed, settings.fixed_tok_s)
-        engine = self._engine()
-        inference = Inference(self.rig, engine, self.faults, self.counters)
-        self._inference = InferenceRoutes(settings, self.store, self.rig, inference, self.faults, Random(settings.seed))
-        self._manage = ManageRoutes(settings, self.store, self.rig)
-        self.control = ControlRoutes(
-            settings, self.rig, self.store, self._manage, self.faults, self.counters, self.connections
-        )
+        self.registry = Registry(_registry_file(settings), settings.models)
+        self.downloads = Downloads(self.store.shelf, self.rig, settings.pull_s)
+        self._fill_store()
+        self.cloud = Cloud(settings.account, disabled=settings.no_cloud)
+        inference = Inference(self.rig, self.store, self._engine(), self.faults, self.counters, self.cloud)
+        random = Random(settings.seed)
+        self._inference = InferenceRoutes(settings, self.store, inference, self.cloud, self.counters, random)
+        self._embedding = EmbeddingRoutes(settings, self.store, self.rig, inference, self.faults)
+        pulling = Pulling(settings, self.store, self.registry, self.downloads)
+        self._manage = ManageRoutes(settings, self.store, self.rig, pulling)
+        self.control = ControlRoutes(self, pulling)
         self._routes = self._table()
         self._tasks: set[asyncio.Task[None]] = set()
         self._nonsense_turn = 0
@@ -80,6 +93,7 @@ class App:
             connection.transport.abort()
         for task in list(self._tasks):
             task.cancel()
+        self.downloads.close()
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """A task that lives as long as the emulator."""
@@ -100,7 +114,6 @@ class App:
                 self._run(exchange, arrival.break_answer(exchange, fault))
                 return
         if exchange.headers.get("content-encoding") == "zstd" and not _unpack(exchange):
-            exchange.answer(400, error_body("failed to decompress zstd request body"), JSON)
             return
         methods = self._methods(exchange.path)
         route = methods.get(exchange.method)
@@ -175,11 +188,17 @@ class App:
         while self.settings.stall_ps and self.rig.machine.loading:
             await self.rig.sleep(0.05)
         now, wall = self.rig.now(), time.time()
-        models = [
-            listing.running(runner, self.store.get(runner.job.name), now, wall, self.rig.speed)
-            for runner in self.rig.machine.listed(now)
-        ]
+        models = [listing.running(runner, now, wall, self.rig.speed) for runner in self.rig.machine.listed(now)]
         exchange.answer(200, to_json({"models": models}), JSON)
+
+    def _fill_store(self) -> None:
+        """The models given at the start, the first of them the newest; and what Ollama removes when it starts."""
+        for spec in reversed(self.settings.models):
+            if self.store.get(spec.name) is None:
+                recipe = self.registry.find(spec.name)
+                self.store.install(spec.name, recipe or Recipe(spec), time.time())
+        if not self.settings.noprune:
+            self.store.shelf.prune(_GRACE_S if self.settings.version_numbers >= (0, 21) else 0.0)
 
     def _engine(self) -> Engine:
         if self.settings.gguf is None:
@@ -191,7 +210,7 @@ class App:
         )
 
     def _table(self) -> dict[str, dict[str, Route]]:
-        run, manage = self._inference, self._manage
+        run, embed, manage = self._inference, self._embedding, self._manage
 
         def version(exchange: Exchange) -> None:
             plain.version(exchange, self.settings.version)
@@ -208,14 +227,14 @@ class App:
         return {
             "/": reading(plain.root),
             "/api/version": reading(version),
-            "/api/status": get(plain.status, (0, 17)),
+            "/api/status": get(self.cloud.status, (0, 17)),
             "/api/pull": post(manage.pull),
             "/api/push": post(manage.push),
             "/api/tags": reading(manage.tags),
             "/api/show": post(manage.show),
             "/api/delete": {"DELETE": Route(manage.delete)},
-            "/api/me": post(plain.me, (0, 12)),
-            "/api/signout": post(plain.signout, (0, 13)),
+            "/api/me": post(self.cloud.me, (0, 12)),
+            "/api/signout": post(self.cloud.signout, (0, 13)),
             "/api/create": post(manage.create),
             "/api/blobs/": {"HEAD": Route(manage.blob), "POST": Route(manage.blob)},
             "/api/copy": post(manage.copy),
@@ -225,29 +244,33 @@ class App:
             "/api/ps": get(self._ps),
             "/api/generate": post(run.generate),
             "/api/chat": post(run.chat),
-            "/api/embed": post(run.embed),
-            "/api/embeddings": post(run.embeddings),
+            "/api/embed": post(embed.embed),
+            "/api/embeddings": post(embed.embeddings),
             "/v1/chat/completions": post(run.openai_chat),
             "/v1/completions": post(run.openai_completion),
-            "/v1/embeddings": post(run.openai_embeddings),
+            "/v1/embeddings": post(embed.openai_embeddings),
             "/v1/models": get(manage.models),
             "/v1/models/": get(manage.one_model),
             "/v1/responses": post(run.responses, (0, 15)),
+            "/v1/audio/transcriptions": post(run.transcriptions, (0, 20)),
             "/v1/messages": post(run.messages, (0, 15)),
         }
 
 
+def _registry_file(settings: Settings) -> Path | None:
+    if settings.registry is not None:
+        return settings.registry
+    return None if settings.store is None else settings.store / registry.FILE
+
+
 def _unpack(exchange: Exchange) -> bool:
-    """Decompress a zstd body where Python can (3.14 on)."""
-    try:
-        zstd = importlib.import_module("compression.zstd")
-        exchange.body = zstd.decompress(exchange.body)
-    except (ImportError, OSError, ValueError):
-        return False
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
-        return False
+    """False: what came compressed cannot be read, which was answered. Elsewhere Ollama takes no notice of it."""
+    if exchange.method == "POST" and exchange.path in PATHS:
+        try:
+            exchange.body = unpacked(exchange.body)
+        except Rejected as rejected:
+            exchange.answer(rejected.status, error_body(rejected.message), JSON)
+            return False
     return True
 
 

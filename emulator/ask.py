@@ -12,6 +12,7 @@ import msgspec
 from corral.emulator.runner import FOREVER_S, Signature
 
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
+_NUMBER = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _INTEGER_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "num_predict")
 
@@ -174,18 +175,16 @@ def keep_alive_of(value: Any) -> float | None:
 
 
 def duration_s(text: str) -> float:
-    """A Go duration (``1h30m``, ``-1``, ``500ms``); a bare number counts seconds."""
-    plain = text.strip()
-    try:
-        return float(plain)
-    except ValueError:
-        pass
-    sign = -1.0 if plain.startswith("-") else 1.0
-    rest = plain.lstrip("+-")
+    """A Go duration (``1h30m``, ``-500ms``, ``0``); Rejected in Go's words."""
+    rest = text[1:] if text[:1] in ("-", "+") else text
     parts = _DURATION.findall(rest)
-    if not parts or "".join(number + unit for number, unit in parts) != rest:
-        raise Rejected(400, f'time: invalid duration "{text}"')
-    return sign * sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+    if parts and "".join(number + unit for number, unit in parts) == rest:
+        seconds = sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+        return -seconds if text.startswith("-") else seconds
+    if rest == "0":
+        return 0.0
+    what = "missing unit in" if _NUMBER.fullmatch(rest) else "invalid"
+    raise Rejected(400, f'time: {what} duration "{text}"')
 
 
 def function_tools(entries: list[Any]) -> tuple[Tool, ...]:

@@ -50,6 +50,8 @@ class ModelSpec:
     remote: bool = False
     salt: str = ""
     """Tells models apart that have the same size and shape."""
+    weights: str = ""
+    """The digest of weights that were uploaded; without it they are :attr:`blob_content`."""
 
     @property
     def embedding_only(self) -> bool:
@@ -63,7 +65,7 @@ class ModelSpec:
     @property
     def blob_digest(self) -> str:
         """The digest of the weights: equal for every name of the same weights, on every emulator."""
-        return "sha256:" + hashlib.sha256(self.blob_content).hexdigest()
+        return self.weights or "sha256:" + hashlib.sha256(self.blob_content).hexdigest()
 
 
 @cache
@@ -125,7 +127,16 @@ def model_given(text: str) -> ModelSpec:
         gigabytes = 0.0
     if not 0 < gigabytes < 1e6:
         raise OperatorError(f"--model {text}: the size after = is not a number of gigabytes; for example {name}=4.9")
-    return _sized(normalise_model(name), gigabytes)
+    return sized_model(normalise_model(name), gigabytes)
+
+
+def sized_model(name: str, gigabytes: float) -> ModelSpec:
+    """A model nobody measured: shaped like the known chat model nearest in size."""
+    rows = [row for row in calibration()["models"].values() if "tools" in row["capabilities"]]
+    near = min(rows, key=lambda row: abs(row["file_GB"] - gigabytes))
+    known = model_named(name)
+    spec = known if known is not None else _model(name, near, None)
+    return replace(spec, file_bytes=int(gigabytes * 1e9), parameter_size=f"{gigabytes / 0.61:.1f}B", salt=name)
 
 
 def known_models() -> list[str]:
@@ -148,15 +159,6 @@ def _model(name: str, row: dict[str, Any], quant: str | None, salt: str = "") ->
         capabilities=tuple(row["capabilities"]),
         salt=salt,
     )
-
-
-def _sized(name: str, gigabytes: float) -> ModelSpec:
-    """A model nobody measured: shaped like the known chat model nearest in size."""
-    rows = [row for row in calibration()["models"].values() if "tools" in row["capabilities"]]
-    near = min(rows, key=lambda row: abs(row["file_GB"] - gigabytes))
-    known = model_named(name)
-    spec = known if known is not None else _model(name, near, None)
-    return replace(spec, file_bytes=int(gigabytes * 1e9), parameter_size=f"{gigabytes / 0.61:.1f}B", salt=name)
 
 
 def _cloud(name: str) -> ModelSpec:

@@ -19,7 +19,8 @@ Examples:
 \b
 Faults: KIND[,count=N|all][,model=NAME][,path=/PATH|*][,after=TOKENS][,seconds=S][,every=N][,ratio=P]
 While it runs: POST /emulator/fault {"kind": KIND, "count": N or null, ...},
-DELETE /emulator/fault, GET /emulator/stats. Kinds:
+DELETE /emulator/fault, GET /emulator/stats, GET /emulator/verify (the store),
+POST /emulator/publish {"model": NAME, "version": N, "size_gb": GB, ...}. Kinds:
 """
 
 
@@ -61,6 +62,11 @@ class _Amount(click.FloatRange):
 )
 @click.option("--id", "identity", default=None, help="Name in messages and counters.  [default: the port]")
 @click.option("--store", default=None, help="Directory of models, shared with other emulators.  [default: in memory]")
+@click.option("--noprune", is_flag=True, help="Keep layers that nothing names any more, as OLLAMA_NOPRUNE does.")
+@click.option("--registry", default=None, help="File of what was published to be pulled.  [default: in the store]")
+@click.option(
+    "--pull-seconds", type=_Amount(0, 86_400), default=None, help="Seconds a download takes.  [default: by model size]"
+)
 @click.option(
     "--max-loaded", type=click.IntRange(1, 1000), default=3, show_default=True, help="Models in memory at once."
 )
@@ -100,6 +106,8 @@ class _Amount(click.FloatRange):
 @click.option(
     "--threads", type=click.IntRange(1, 1024), default=2, show_default=True, help="CPU threads of --engine llamacpp."
 )
+@click.option("--account", default="emulated", show_default=True, help="Who is signed in to the cloud; empty: nobody.")
+@click.option("--no-cloud", is_flag=True, help="Refuse models of the cloud, as OLLAMA_NO_CLOUD does.")
 @click.option("--seed", default=0, show_default=True, help="Of everything drawn at random.")
 @click.option("--fault", "faults", multiple=True, help="A fault from the start; see below. Repeat for more.")
 @click.option("--until-stdin-closes", is_flag=True, help="Exit when standard input ends (the parent is gone).")

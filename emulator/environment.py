@@ -13,19 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from corral.emulator.cloud import account_at
 from corral.emulator.command import emulate
 from corral.emulator.launch import settings_from
 from corral.emulator.nvml.state import VARIABLE
 from corral.emulator.settings import Settings
+from corral.emulator.variables import address, is_on, value, version
 from corral.emulator.visible import VisibleGpu, together, visible_gpus
 
-DEFAULT_VERSION: Final = "0.32.15"
-DEFAULT_ADDRESS: Final = ("127.0.0.1", 11434)
 _NUMBERS: Final = (
     ("OLLAMA_NUM_PARALLEL", "--parallel"),
     ("OLLAMA_CONTEXT_LENGTH", "--context-length"),
     ("OLLAMA_MAX_QUEUE", "--max-queue"),
 )
+_FLAGS: Final = (("OLLAMA_NOPRUNE", "--noprune"), ("OLLAMA_NO_CLOUD", "--no-cloud"))
 _LOADED_PER_GPU: Final = 3
 
 
@@ -42,6 +43,7 @@ def started_with(environment: Mapping[str, str]) -> Started:
     """Raises :class:`OperatorError` for what ``corral emulate`` would refuse."""
     host, port = address(environment)
     own = ["--listen", f"{host}:{port}", "--ollama-version", version(environment), "--runner-process"]
+    own += ["--account", account_at(Path(environment.get("HOME", "/")))]
     line = own + _options(environment) + shlex.split(environment.get("EMULATED_OPTIONS", ""))
     settings = settings_from(emulate.make_context("ollama", line).params)
     machine = value(environment, VARIABLE)
@@ -51,25 +53,6 @@ def started_with(environment: Mapping[str, str]) -> Started:
     files = tuple(Path(machine) / f"{gpu.name}.live" for gpu in gpus)
     loaded = _number(environment, "OLLAMA_MAX_LOADED_MODELS") or _LOADED_PER_GPU * max(1, len(gpus))
     return Started(replace(settings, gpu=together(gpus), gpu_files=files, max_loaded=loaded), gpus)
-
-
-def address(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Where ``OLLAMA_HOST`` has it listen, or look for the server."""
-    text = (value(environment, "OLLAMA_HOST") or "").rpartition("://")[2].partition("/")[0]
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, ""
-    number = int(port) if port.isdigit() and int(port) < 1 << 16 else DEFAULT_ADDRESS[1]
-    return host.strip("[]") or DEFAULT_ADDRESS[0], number
-
-
-def version(environment: Mapping[str, str]) -> str:
-    return value(environment, "EMULATED_OLLAMA_VERSION") or DEFAULT_VERSION
-
-
-def value(environment: Mapping[str, str], name: str) -> str | None:
-    """As Ollama reads one: without spaces and quotes around it; None where nothing is left."""
-    return environment.get(name, "").strip().strip("\"'") or None
 
 
 def _options(environment: Mapping[str, str]) -> list[str]:
@@ -82,6 +65,7 @@ def _options(environment: Mapping[str, str]) -> list[str]:
         text = value(environment, name)
         if text is not None:
             options += [option, text]
+    options += [option for name, option in _FLAGS if is_on(environment, name)]
     keep_alive = value(environment, "OLLAMA_KEEP_ALIVE")
     return options if keep_alive is None else [*options, "--keep-alive", keep_alive]
 

@@ -20,6 +20,7 @@ INFERENCE_PATHS = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/embeddings",
+        "/v1/audio/transcriptions",
         "/v1/responses",
         "/v1/messages",
     }

@@ -9,15 +9,20 @@ from typing import Protocol
 from corral.emulator.ask import Ask, Rejected
 from corral.emulator.breaking import show_error, strike
 from corral.emulator.catalog import ModelSpec, calibration
-from corral.emulator.dialects.base import JSON, PLAIN_JSON, Dialect
+from corral.emulator.cloud import Cloud, CloudRefusal
+from corral.emulator.defaults import filled
+from corral.emulator.dialects.base import JSON, Dialect
 from corral.emulator.dialects.native import Native
 from corral.emulator.faults import Fault, Faults, Moment
 from corral.emulator.generation import Broken, Generation, Script, Struck
+from corral.emulator.manifest import Entry
 from corral.emulator.prefix import tokens_in
 from corral.emulator.rig import Rig
 from corral.emulator.runner import Job, Runner
 from corral.emulator.script import script_for
+from corral.emulator.store import Store
 from corral.emulator.text import stamp, token_ids
+from corral.emulator.websearch import Searching
 from corral.emulator.wire import Exchange
 
 TOO_LONG = (
@@ -49,6 +54,10 @@ class Counters:
     completed: int = 0
     aborted: int = 0
     failed: int = 0
+    cloud: int = 0
+    """Inferences that the cloud made."""
+    search_chats: int = 0
+    """Chats that this emulator asked of itself because a model wanted to search."""
 
 
 class EmulatedEngine:
@@ -84,37 +93,56 @@ class EmulatedEngine:
 class Inference:
     """Runs inference requests of one emulator."""
 
-    def __init__(self, rig: Rig, engine: Engine, faults: Faults, counters: Counters) -> None:
+    def __init__(
+        self, rig: Rig, store: Store, engine: Engine, faults: Faults, counters: Counters, cloud: Cloud
+    ) -> None:
         self._rig = rig
+        self._store = store
+        self._cloud = cloud
         self._engine = engine
         self._faults = faults
         self._counters = counters
         self._numbers = iter(range(1, 1 << 62))
 
-    def job(self, model: ModelSpec, ask_model: str, ask: Ask) -> Job:
-        return Job(next(self._numbers), model, ask_model, ask.signature, ask.keep_alive_s)
+    def job(self, entry: Entry, ask: Ask) -> Job:
+        return Job(next(self._numbers), entry.spec, entry.name, ask.signature, ask.keep_alive_s, entry.digest)
 
     def count(self) -> None:
         """An inference that does not come through ``run`` (embeddings)."""
         self._counters.inferences += 1
 
-    async def run(self, exchange: Exchange, ask: Ask, model: ModelSpec, dialect: Dialect) -> None:
+    def enter_cloud(self) -> None:
+        """Raises CloudRefusal where the cloud is not to be had."""
+        self._cloud.check()
+        self._counters.cloud += 1
+
+    def check_weights(self, job: Job) -> None:
+        """Rejected where they would have to be loaded and their file is gone."""
+        shelf = self._store.shelf
+        if not self._rig.is_loaded(job) and shelf.blob_bytes(job.key) is None:
+            raise Rejected(500, f"stat {shelf.blob_path(job.key)}: no such file or directory")
+
+    async def run(self, exchange: Exchange, ask: Ask, entry: Entry, dialect: Dialect) -> None:
         """Answer one chat or generate request whose model exists."""
         self._counters.inferences += 1
         began = time.monotonic()
+        model = entry.spec
         try:
+            ask = filled(ask, entry.recipe)
             if not _is_unload(ask, dialect):
                 _check(ask, model)
             if model.remote:
                 await self._run_in_cloud(exchange, ask, model, dialect, began)
             else:
-                await self._run_here(exchange, ask, model, dialect, began)
+                await self._run_here(exchange, ask, self.job(entry, ask), dialect, began)
         except Rejected as rejected:
             self._counters.failed += 1
-            exchange.answer(rejected.status, dialect.error(rejected.status, rejected.message), _error_type(dialect))
+            exchange.answer(rejected.status, dialect.error(rejected.status, rejected.message), dialect.whole_type)
+        except CloudRefusal as refusal:
+            self._counters.failed += 1
+            exchange.answer(refusal.status, refusal.body, JSON)
 
-    async def _run_here(self, exchange: Exchange, ask: Ask, model: ModelSpec, dialect: Dialect, began: float) -> None:
-        job = self.job(model, model.name, ask)
+    async def _run_here(self, exchange: Exchange, ask: Ask, job: Job, dialect: Dialect, began: float) -> None:
         if isinstance(dialect, Native) and _is_unload(ask, dialect):
             self._rig.expire(job.key)
             exchange.answer(200, dialect.only_done("unload", _now()), JSON)
@@ -123,12 +151,13 @@ class Inference:
         fault = None if only_loads else self._faults.take(Moment.RUN, exchange.path, ask.model)
         if not self._rig.is_loaded(job) and self._faults.take(Moment.LOAD, exchange.path, ask.model) is not None:
             raise Rejected(500, TOO_BIG)
+        self.check_weights(job)
         try:
             runner = await self._rig.runner(job)
             loaded = time.monotonic()
             if not self._answered_without_tokens(exchange, ask, dialect, runner):
                 await self._rig.slot(job)
-                generation = self._generation(exchange, ask, model, dialect, fault)
+                generation = self._generation(exchange, ask, job.model, dialect, fault)
                 slot_at = time.monotonic()
                 await self._generate(generation, ask, runner, dialect, (began, loaded, slot_at))
         finally:
@@ -148,6 +177,7 @@ class Inference:
     async def _run_in_cloud(
         self, exchange: Exchange, ask: Ask, model: ModelSpec, dialect: Dialect, began: float
     ) -> None:
+        self.enter_cloud()
         if ask.empty and isinstance(dialect, Native):
             exchange.answer(200, dialect.only_done("load", _now()), JSON)
             return
@@ -214,13 +244,14 @@ class Inference:
             result.context = [*ask.context, *token_ids(ask.prompt), *token_ids(said)]
         self._counters.completed += 1
         exchange = generation.exchange
+        if isinstance(dialect, Searching) and dialect.hold(result):
+            return
         extra = b""
         fault = generation.struck
         if fault is not None and fault.kind == "data-after-end":
             extra = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nunasked"
         if not ask.stream:
-            content_type = JSON if isinstance(dialect, Native) else PLAIN_JSON
-            exchange.answer(200, dialect.whole(result, _now()), content_type)
+            exchange.answer(200, dialect.whole(result, _now()), dialect.whole_type)
         else:
             generation.begin()
             exchange.send(dialect.closing(result, _now()) + b"0\r\n\r\n")
@@ -241,10 +272,6 @@ def _check(ask: Ask, model: ModelSpec) -> None:
         raise Rejected(400, f'"{ask.model}" does not support thinking')
     if ask.tools and "tools" not in model.capabilities:
         raise Rejected(400, f"registry.ollama.ai/library/{model.name} does not support tools")
-
-
-def _error_type(dialect: Dialect) -> bytes:
-    return JSON if isinstance(dialect, Native) else PLAIN_JSON
 
 
 def _now() -> bytes:

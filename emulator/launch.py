@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -46,10 +47,15 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
         load_s=options["load_seconds"],
         stall_ps=options["stall_ps"],
         store=_path(options["store"]),
+        noprune=options["noprune"],
+        registry=_path(options["registry"]),
+        pull_s=options["pull_seconds"],
         gpu_files=tuple(Path(text) for text in options["gpu_files"]),
         runner_process=options["runner_process"],
         gguf=_gguf(options["engine"], options["gguf"]),
         threads=options["threads"],
+        account=options["account"],
+        no_cloud=options["no_cloud"],
         seed=options["seed"],
         faults=tuple(fault_given(text) for text in options["faults"]),
     )
@@ -121,10 +127,16 @@ def _version(text: str) -> str:
 
 
 def _keep_alive(text: str) -> float:
+    """Where it starts Ollama takes a bare number for seconds; in a request it must be no text then."""
     try:
-        seconds = duration_s(text)
-    except Rejected:
-        raise OperatorError(f"--keep-alive {text}: not a duration; for example 5m, 30s, 0 or -1") from None
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = duration_s(text)
+        except Rejected:
+            seconds = math.nan
+    if math.isnan(seconds):
+        raise OperatorError(f"--keep-alive {text}: not a duration; for example 5m, 30s, 0 or -1")
     return FOREVER_S if seconds < 0 else seconds
 
 

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 from corral.emulator import listing
-from corral.emulator.ask import Rejected, dict_of, flag, parse, text_of
-from corral.emulator.catalog import ModelSpec, calibration, model_given, model_named
+from corral.emulator.ask import Rejected, flag, parse, text_of
 from corral.emulator.dialects import openai
 from corral.emulator.dialects.base import JSON, PLAIN_JSON
 from corral.emulator.dialects.native import NDJSON, error_body
+from corral.emulator.downloads import Status, Statuses
+from corral.emulator.manifest import Entry, digest_of
+from corral.emulator.pulling import DIGEST, Pulling, is_valid, name_of
 from corral.emulator.rig import Rig
 from corral.emulator.settings import Settings
-from corral.emulator.store import Entry, Store, shown_name
+from corral.emulator.store import Store
 from corral.emulator.text import to_json
 from corral.emulator.wire import Exchange, framed
-from corral.errors import OperatorError
 
-_DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
-_PROGRESS_S = 0.06
-_LEAST_PROGRESS_S = 0.01
-_SMALL_LAYERS = (("license", 11_358), ("params", 417))
-MISSING_MANIFEST = "pull model manifest: file does not exist"
-
-Status = dict[str, Any]
+_PUSH_S = 0.06
 
 
 class ManageRoutes:
     """Tags, show, pull, push, create, copy, delete and blobs."""
 
-    def __init__(self, settings: Settings, store: Store, rig: Rig) -> None:
+    def __init__(self, settings: Settings, store: Store, rig: Rig, pulling: Pulling) -> None:
         self._settings = settings
         self._store = store
         self._rig = rig
-        self.pulls = 0
+        self._pulling = pulling
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -49,8 +42,9 @@ class ManageRoutes:
 
     def show(self, exchange: Exchange) -> None:
         def reply(body: dict[str, Any]) -> None:
-            entry = self._named(body, "model '{}' not found")
-            exchange.answer(200, to_json(listing.show(entry, verbose=flag(body, "verbose", False))), JSON)
+            entry = self._named(body, find=self._store.find)
+            weights = self._store.shelf.blob_path(entry.spec.blob_digest)
+            exchange.answer(200, to_json(listing.show(entry, weights, verbose=flag(body, "verbose", False))), JSON)
 
         self._simple(exchange, reply)
 
@@ -72,7 +66,7 @@ class ManageRoutes:
         def reply(body: dict[str, Any]) -> None:
             source, destination = text_of(body, "source"), text_of(body, "destination")
             for what, name in (("source", source), ("destination", destination)):
-                if not _valid(name):
+                if not is_valid(name):
                     raise Rejected(400, f'{what} "{name}" is invalid')
             entry = self._store.get(source)
             if entry is None:
@@ -84,26 +78,27 @@ class ManageRoutes:
 
     def delete(self, exchange: Exchange) -> None:
         def reply(body: dict[str, Any]) -> None:
-            self._store.delete(self._named(body, "model '{}' not found"))
+            entry = self._named(body)
+            self._store.delete(entry)
             exchange.answer(200, b"", None)
 
         self._simple(exchange, reply)
 
     def blob(self, exchange: Exchange) -> None:
         digest = exchange.path.removeprefix("/api/blobs/")
-        if _DIGEST.fullmatch(digest) is None:
+        if DIGEST.fullmatch(digest) is None:
             exchange.answer(400, error_body("invalid digest format"), JSON)
         elif exchange.method == "HEAD":
-            found = self._store.shelf.has_blob(digest.replace("-", ":"))
-            exchange.answer(200 if found else 404, b"", None)
+            found = self._store.shelf.blob_bytes(digest.replace("-", ":"))
+            exchange.answer(404 if found is None else 200, b"", None)
         else:
             self._add_blob(exchange, digest.replace("-", ":"))
 
     def _add_blob(self, exchange: Exchange, digest: str) -> None:
-        if self._store.shelf.has_blob(digest):
+        if self._store.shelf.blob_bytes(digest) is not None:
             exchange.answer(200, b"", None)
             return
-        got = "sha256:" + hashlib.sha256(exchange.body).hexdigest()
+        got = digest_of(exchange.body)
         if got != digest:
             exchange.answer(400, error_body(f'digest mismatch, expected "{digest}", got "{got}"'), JSON)
             return
@@ -111,54 +106,16 @@ class ManageRoutes:
         exchange.answer(201, b"", None)
 
     async def pull(self, exchange: Exchange) -> None:
-        await self._progress(exchange, self._pull)
+        await self._progress(exchange, self._pulling.pull)
 
     async def push(self, exchange: Exchange) -> None:
         await self._progress(exchange, self._push)
 
     async def create(self, exchange: Exchange) -> None:
-        await self._progress(exchange, self._create)
+        await self._progress(exchange, self._pulling.create)
 
-    async def _pull(self, body: dict[str, Any]) -> AsyncIterator[Status]:
-        name = _name(body)
-        yield {"status": "pulling manifest"}
-        spec = model_named(name)
-        if spec is None:
-            raise Rejected(500, MISSING_MANIFEST)
-        self.pulls += 1
-        spec = replace(spec, name=shown_name(name))
-        async for status in self._download(spec.blob_digest, spec.file_bytes):
-            yield status
-        for layer, size in _SMALL_LAYERS:
-            digest = "sha256:" + hashlib.sha256(f"{layer} {spec.family}".encode()).hexdigest()
-            yield {"status": f"pulling {digest[7:19]}", "digest": digest, "total": size, "completed": size}
-        yield {"status": "verifying sha256 digest"}
-        yield {"status": "writing manifest"}
-        self._store.install(spec, time.time())
-        yield {"status": "success"}
-
-    async def _download(self, digest: str, total: int) -> AsyncIterator[Status]:
-        status: Status = {"status": f"pulling {digest[7:19]}", "digest": digest, "total": total}
-        shelf = self._store.shelf
-        if shelf.has_blob(digest):
-            yield status | {"completed": total}
-            return
-        shelf.begin_pull(digest)
-        try:
-            rate = calibration()["pull"]["MBps"] * 1e6
-            step_s = max(_PROGRESS_S, _LEAST_PROGRESS_S * self._rig.speed)
-            completed = 0
-            while completed < total:
-                # a completed of nothing is left out, as Go's omitempty does
-                yield status | ({"completed": completed} if completed else {})
-                await self._rig.sleep(min(step_s, (total - completed) / rate))
-                completed += int(rate * step_s)
-            yield status | {"completed": total}
-        finally:
-            shelf.end_pull(digest)
-
-    async def _push(self, body: dict[str, Any]) -> AsyncIterator[Status]:
-        name = _name(body)
+    async def _push(self, body: dict[str, Any]) -> Statuses:
+        name = name_of(body)
         yield {"status": "retrieving manifest"}
         entry = self._store.get(name)
         if entry is None:
@@ -166,66 +123,25 @@ class ManageRoutes:
         digest, total = entry.spec.blob_digest, entry.spec.file_bytes
         status = {"status": f"pushing {digest[7:19]}", "digest": digest, "total": total}
         yield status
-        await self._rig.sleep(_PROGRESS_S)
+        await self._rig.sleep(_PUSH_S)
         yield status | {"completed": total}
         yield {"status": "pushing manifest"}
         yield {"status": "success"}
 
-    async def _create(self, body: dict[str, Any]) -> AsyncIterator[Status]:
-        name, source, files = _name(body), text_of(body, "from"), dict_of(body, "files")
-        if not _valid(name):
-            raise Rejected(400, "invalid model name")
-        if not source and not files:
-            raise Rejected(400, "neither 'from' or 'files' was specified")
-        if files:
-            spec = self._spec_of_files(name, files)
-            yield {"status": "parsing GGUF"}
-            digests = tuple(str(digest) for digest in files.values())
-        else:
-            base = self._store.get(source)
-            if base is None:
-                raise Rejected(404, f"model '{source}' not found")
-            spec, digests = replace(base.spec, name=shown_name(name)), (base.spec.blob_digest,)
-        for digest in digests:
-            yield {"status": f"using existing layer {digest}"}
-        entry = Entry(
-            shown_name(name),
-            spec,
-            time.time(),
-            template=text_of(body, "template") or "{{ .Prompt }}",
-            system=text_of(body, "system"),
-            license=body["license"] if isinstance(body.get("license"), str) else "",
-            parameters=dict_of(body, "parameters"),
-            extra_digests=digests,
-        )
-        yield {"status": f"creating new layer sha256:{entry.digest}"}
-        yield {"status": "writing manifest"}
-        self._store.shelf.put(entry)
-        yield {"status": "success"}
-
-    def _spec_of_files(self, name: str, files: dict[str, Any]) -> ModelSpec:
-        for digest in files.values():
-            if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
-                raise Rejected(400, "invalid digest format")
-            if not self._store.shelf.has_blob(digest.replace("-", ":")):
-                raise Rejected(400, f"stat blobs/{digest.replace(':', '-')}: no such file or directory")
-        try:
-            return replace(model_given(f"{name}=0.1"), name=shown_name(name))
-        except OperatorError:
-            raise Rejected(400, "invalid model name") from None
-
     # -- shapes ---------------------------------------------------------------------------------------------------
 
-    async def _progress(self, exchange: Exchange, steps: Callable[[dict[str, Any]], AsyncIterator[Status]]) -> None:
+    async def _progress(self, exchange: Exchange, steps: Callable[[dict[str, Any]], Statuses]) -> None:
         """Status lines as they happen; an error before the first has its status, a later one is a line."""
         last: Status = {}
         try:
             body = parse(exchange.body)
             stream = flag(body, "stream", True)
-            async for status in steps(body):
-                last = status
-                if stream:
-                    self._line(exchange, to_json(status))
+            # closed before this ends: a download that nobody waits for any more must not outlive its request
+            async with aclosing(steps(body)) as statuses:
+                async for status in statuses:
+                    last = status
+                    if stream:
+                        self._line(exchange, to_json(status))
         except Rejected as rejected:
             if exchange.started:
                 self._line(exchange, error_body(rejected.message))
@@ -248,11 +164,11 @@ class ManageRoutes:
         else:
             exchange.start(NDJSON, first=data)
 
-    def _named(self, body: dict[str, Any], missing: str) -> Entry:
-        name = _name(body)
-        entry = self._store.get(name)
+    def _named(self, body: dict[str, Any], *, find: Callable[[str], Entry | None] | None = None) -> Entry:
+        name = name_of(body)
+        entry = (find or self._store.get)(name)
         if entry is None:
-            raise Rejected(404, missing.format(name))
+            raise Rejected(404, f"model '{name}' not found")
         return entry
 
     @staticmethod
@@ -261,14 +177,3 @@ class ManageRoutes:
             reply(parse(exchange.body))
         except Rejected as rejected:
             exchange.answer(rejected.status, error_body(rejected.message), JSON)
-
-
-def _name(body: dict[str, Any]) -> str:
-    name = text_of(body, "model") or text_of(body, "name")
-    if not name:
-        raise Rejected(400, "model is required")
-    return name
-
-
-def _valid(name: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.:/-]*", name) is not None and ".." not in name

@@ -1,6 +1,7 @@
 """``python -m corral.emulator.ollama``: an executable that behaves as ``ollama``, on an emulated GPU.
 
-``serve`` reads the environment as the real one does, and has a process for each loaded model as the real one has.
+``serve`` reads the environment as the real one does, and has a process for each loaded model as the real one has. The
+other commands are requests to the server that ``OLLAMA_HOST`` names, which may as well be a real Ollama or a gateway.
 """
 
 from __future__ import annotations
@@ -25,6 +26,16 @@ Usage:
 
 Available Commands:
   serve       Start Ollama
+  create      Create a model
+  show        Show information for a model
+  run         Run a model
+  stop        Stop a running model
+  pull        Pull a model from a registry
+  push        Push a model to a registry
+  list        List models
+  ps          List running models
+  cp          Copy a model
+  rm          Remove a model
 
 Flags:
   -h, --help      help for ollama
@@ -43,13 +54,23 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         case [] | ["--help" | "-h" | "help"]:
             sys.stdout.write(_USAGE)
             return 0
-        case [unknown, *_]:
-            sys.stderr.write(f'Error: unknown command "{unknown}" for "ollama"\n')
+        case [name, *rest]:
+            return _command(name, rest, environment)
+    return 1
+
+
+def _command(name: str, rest: Sequence[str], environment: Mapping[str, str]) -> int:
+    from corral.emulator.cli.commands import COMMANDS, carry_out
+
+    if name in COMMANDS:
+        return carry_out(name, rest, environment)
+    what = f"unknown flag: {name}" if name.startswith("-") else f'unknown command "{name}" for "ollama"'
+    sys.stderr.write(f"Error: {what}\n")
     return 1
 
 
 def _say_version(environment: Mapping[str, str]) -> None:
-    from corral.emulator.environment import address, version
+    from corral.emulator.variables import address, version
 
     own, server = version(environment), _version_of_server(*address(environment))
     if server is None:

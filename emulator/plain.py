@@ -18,19 +18,6 @@ def version(exchange: Exchange, number: str) -> None:
     exchange.answer(200, to_json({"version": number}), JSON)
 
 
-def status(exchange: Exchange) -> None:
-    exchange.answer(200, b'{"cloud":{"disabled":false,"source":"none"}}', JSON)
-
-
-def me(exchange: Exchange) -> None:
-    user = {"id": "00000000-0000-0000-0000-000000000000", "email": "emulated@localhost", "name": "emulated"}
-    exchange.answer(200, to_json(user | {"plan": "free"}), JSON)
-
-
-def signout(exchange: Exchange) -> None:
-    exchange.answer(200, b"null", JSON)
-
-
 def recommendations(exchange: Exchange) -> None:
     exchange.answer(200, b'{"recommendations":[]}', JSON)
 

@@ -14,7 +14,7 @@ FOREVER_S = math.inf
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The options that make Ollama load a model anew; None is "automatic"."""
+    """What makes Ollama load a model anew; None is "automatic"."""
 
     num_ctx: int | None = None
     num_batch: int | None = None
@@ -24,6 +24,8 @@ class Signature:
     num_thread: int | None = None
     draft_num_predict: int | None = None
     shift: bool | None = None
+    adapters: tuple[str, ...] = ()
+    """The digests of what is loaded beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Job:
     signature: Signature = Signature()
     keep_alive_s: float | None = None
     """None: leave the runner's as it is."""
+    digest: str = ""
+    """Of the manifest that the name stood for when it came."""
 
     @property
     def key(self) -> str:
@@ -122,4 +126,5 @@ def _others(signature: Signature) -> tuple[object, ...]:
         signature.num_thread,
         signature.draft_num_predict,
         shift,
+        signature.adapters,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from corral.emulator.ask import Ask, Tool, ToolCall
@@ -11,13 +12,14 @@ from corral.emulator.generation import Script
 from corral.emulator.text import instance_of, natural_length, pieces_of, seed_of, write
 
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+_TIMES = re.compile(r"search (\d{1,3}) times")
 _TOOL_TOKENS = 24
 _MOST_TOKENS = 100_000
 
 
 def script_for(ask: Ask, model: ModelSpec) -> Script:
     """The whole answer."""
-    if ask.tools and ask.last_role == "user":
+    if ask.tools and (ask.last_role == "user" or _searches_again(ask)):
         return _tool_script(ask.tools[0], ask.prompt)
     limit = ask.num_predict
     if ask.format is not None:
@@ -37,6 +39,13 @@ def script_for(ask: Ask, model: ModelSpec) -> Script:
 def _thoughts(ask: Ask, model: ModelSpec, length: int) -> int:
     wanted = ask.think is None or bool(ask.think)
     return max(1, length // 3) if wanted and "thinking" in model.capabilities and length > 1 else 0
+
+
+def _searches_again(ask: Ask) -> bool:
+    """A prompt with "search 5 times" has it call its search so often."""
+    wanted = [int(found) for role, text in ask.messages if role == "user" for found in _TIMES.findall(text)]
+    searched = sum(role == "tool" for role, _ in ask.messages)
+    return ask.tools[0].name == "web_search" and bool(wanted) and searched < max(wanted)
 
 
 def _tool_script(tool: Tool, prompt: bytes) -> Script:

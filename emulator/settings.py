@@ -38,6 +38,16 @@ class Settings:
     gguf: Path | None = None
     threads: int = 2
     seed: int = 0
+    noprune: bool = False
+    """Blobs that are no longer named stay (``OLLAMA_NOPRUNE``)."""
+    registry: Path | None = None
+    """What was published to be pulled; None: a file in the store, or nothing that outlives the emulator."""
+    pull_s: float | None = None
+    """Seconds that the download of a model's weights takes instead of what their size says; divided by ``speed``."""
+    account: str = "emulated"
+    """Who is signed in to the cloud; empty: nobody."""
+    no_cloud: bool = False
+    """Models of the cloud are refused (``OLLAMA_NO_CLOUD``)."""
     faults: tuple[Fault, ...] = field(default_factory=tuple)
 
     @property

@@ -92,8 +92,11 @@ def vector(text: bytes, dimensions: int, *, unit: bool) -> list[float]:
     """The embedding of a text: the same for the same text."""
     random = Random(seed_of(text))
     values = [random.uniform(-1.0, 1.0) for _ in range(dimensions)]
-    if not unit:
-        return values
+    return unit_of(values) if unit else values
+
+
+def unit_of(values: list[float]) -> list[float]:
+    """Of length one, as Ollama gives embeddings."""
     norm = sum(value * value for value in values) ** 0.5 or 1.0
     return [value / norm for value in values]
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from corral.emulator.ask import Ask, Rejected, flag, function_tools, list_of, render, sampling_of, text_of, wrong_type
-from corral.emulator.dialects.base import EVENTS, Result
+from corral.emulator.ask import (
+    Ask,
+    Rejected,
+    Tool,
+    flag,
+    function_tools,
+    list_of,
+    render,
+    sampling_of,
+    text_of,
+    wrong_type,
+)
+from corral.emulator.dialects.base import EVENTS, PLAIN_JSON, Result
 from corral.emulator.text import to_json
 from corral.emulator.wire import Header, framed
 
@@ -51,13 +62,33 @@ def read_messages(body: dict[str, Any]) -> Ask:
         stream=flag(body, "stream", False),
         chat=True,
         last_role=last_role,
-        tools=function_tools(list_of(body, "tools")),
+        tools=tuple(_tool(tool) for tool in list_of(body, "tools")),
         num_predict=limit,
         stop=tuple(stop for stop in list_of(body, "stop_sequences") if isinstance(stop, str)),
         think=isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive"),
         images=images,
         relax_thinking=True,
     )
+
+
+def wants_search(body: dict[str, Any]) -> bool:
+    """Whether it offers a tool that Ollama itself carries out."""
+    return any(_is_search(tool) for tool in list_of(body, "tools"))
+
+
+def _is_search(tool: Any) -> bool:
+    return isinstance(tool, dict) and str(tool.get("type", "")).startswith("web_search")
+
+
+def _tool(tool: Any) -> Tool:
+    if _is_search(tool):
+        return Tool(
+            "web_search", {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
+        )
+    found = function_tools([tool])
+    if not found:
+        raise wrong_type("tools", tool, "anthropic.Tool")
+    return found[0]
 
 
 def _content(content: Any) -> tuple[str, int, bool]:
@@ -92,11 +123,12 @@ class Anthropic:
     """One answer of ``/v1/messages``."""
 
     content_type = EVENTS
+    whole_type = PLAIN_JSON
     headers: tuple[Header, ...] = ((b"Cache-Control", b"no-cache"), (b"Connection", b"keep-alive"))
 
     def __init__(self, model: str, number: str) -> None:
         self._model = model
-        self._number = number
+        self.number = number
         self._block = -1
         self._open: str | None = None
 
@@ -119,31 +151,36 @@ class Anthropic:
             delta = {"type": "input_json_delta", "partial_json": to_json(call.arguments).decode()}
             events += _event("content_block_delta", {"index": self._block, "delta": delta})
             events += _event("content_block_stop", {"index": self._block})
-        usage = {"input_tokens": result.prompt_tokens, "output_tokens": result.tokens}
-        events += _event("message_delta", {"delta": {"stop_reason": _stop_reason(result)}, "usage": usage})
-        return events + _event("message_stop", {})
+        return events + _end(result)
 
     def broken(self, message: str) -> bytes:
         return b""
 
     def whole(self, result: Result, stamp: bytes) -> bytes:
-        content: list[dict[str, Any]] = []
-        if result.thinking:
-            content.append({"type": "thinking", "thinking": result.thinking})
-        if result.text or not result.tool_calls:
-            content.append({"type": "text", "text": result.text})
-        content += [
-            {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments}
-            for call in result.tool_calls
-        ]
-        usage = {"input_tokens": result.prompt_tokens, "output_tokens": result.tokens}
-        return to_json(self._message(content, _stop_reason(result), usage)) + b"\n"
+        return self.message(content_of_chat(result), result)
+
+    def message(self, content: list[dict[str, Any]], result: Result) -> bytes:
+        """A whole answer of these blocks."""
+        return to_json(self._message(content, _stop_reason(result), _usage(result))) + b"\n"
+
+    def streamed(self, content: list[dict[str, Any]], result: Result) -> bytes:
+        """All events of an answer whose blocks are known: texts have a delta, other blocks none."""
+        events = self.opening(result.prompt_tokens)
+        for index, block in enumerate(content):
+            is_text = block["type"] == "text"
+            start = {"type": "text", "text": ""} if is_text else block
+            events += _event("content_block_start", {"index": index, "content_block": start})
+            if is_text:
+                delta = {"type": "text_delta", "text": block["text"]}
+                events += _event("content_block_delta", {"index": index, "delta": delta})
+            events += _event("content_block_stop", {"index": index})
+        return events + _end(result)
 
     def error(self, status: int, message: str) -> bytes:
-        return error_body(status, message, f"req_{self._number}") + b"\n"
+        return error_body(status, message, f"req_{self.number}") + b"\n"
 
     def _message(self, content: list[dict[str, Any]], reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
-        start: dict[str, Any] = {"id": f"msg_{self._number}", "type": "message", "role": "assistant"}
+        start: dict[str, Any] = {"id": f"msg_{self.number}", "type": "message", "role": "assistant"}
         start |= {"model": self._model, "content": content}
         if reason is not None:
             start["stop_reason"] = reason
@@ -167,6 +204,26 @@ class Anthropic:
     def _delta(self, inside: bytes) -> bytes:
         data = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{%b}}\n\n'
         return framed(data % (self._block, inside))
+
+
+def content_of_chat(result: Result) -> list[dict[str, Any]]:
+    """The blocks of what a chat said."""
+    content: list[dict[str, Any]] = []
+    if result.thinking:
+        content.append({"type": "thinking", "thinking": result.thinking})
+    if result.text or not result.tool_calls:
+        content.append({"type": "text", "text": result.text})
+    calls = result.tool_calls
+    return content + [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in calls]
+
+
+def _usage(result: Result) -> dict[str, int]:
+    return {"input_tokens": result.prompt_tokens, "output_tokens": result.tokens}
+
+
+def _end(result: Result) -> bytes:
+    delta = {"delta": {"stop_reason": _stop_reason(result)}, "usage": _usage(result)}
+    return _event("message_delta", delta) + _event("message_stop", {})
 
 
 def _event(name: str, fields: dict[str, Any]) -> bytes:

@@ -39,6 +39,9 @@ class Dialect(Protocol):
     """
 
     content_type: bytes
+    """Of a stream."""
+    whole_type: bytes
+    """Of the answer that is not streamed."""
     headers: tuple[Header, ...]
 
     def opening(self, prompt_tokens: int) -> bytes:

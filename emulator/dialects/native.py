@@ -20,7 +20,7 @@ from corral.emulator.ask import (
     top_logprobs_of,
     wrong_type,
 )
-from corral.emulator.dialects.base import Result
+from corral.emulator.dialects.base import JSON, Result
 from corral.emulator.text import in_json, to_json
 from corral.emulator.wire import SIZES, Header, framed
 
@@ -94,6 +94,7 @@ class Native:
     """One answer of ``/api/chat`` (``chat``) or ``/api/generate``."""
 
     content_type = NDJSON
+    whole_type = JSON
     headers: tuple[Header, ...] = ()
 
     def __init__(self, model: str, *, chat: bool, tools_early: bool, remote: dict[str, str] | None = None) -> None:

@@ -19,7 +19,7 @@ from corral.emulator.ask import (
     top_logprobs_of,
     wrong_type,
 )
-from corral.emulator.dialects.base import EVENTS, Result
+from corral.emulator.dialects.base import EVENTS, PLAIN_JSON, Result
 from corral.emulator.text import to_json
 from corral.emulator.wire import Header, framed
 
@@ -135,6 +135,7 @@ class OpenAI:
     """One answer of ``/v1/chat/completions`` (``chat``) or ``/v1/completions``."""
 
     content_type = EVENTS
+    whole_type = PLAIN_JSON
     headers: tuple[Header, ...] = ()
 
     def __init__(self, model: str, created: int, number: int, *, chat: bool, usage: bool, legacy: bool) -> None:

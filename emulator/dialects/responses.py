@@ -17,7 +17,7 @@ from corral.emulator.ask import (
     text_of,
     wrong_type,
 )
-from corral.emulator.dialects.base import EVENTS, Result
+from corral.emulator.dialects.base import EVENTS, PLAIN_JSON, Result
 from corral.emulator.dialects.openai import content_of, effort_to_think, error_body
 from corral.emulator.text import to_json
 from corral.emulator.wire import Header, framed
@@ -80,6 +80,7 @@ class Responses:
     """One answer of ``/v1/responses``."""
 
     content_type = EVENTS
+    whole_type = PLAIN_JSON
     headers: tuple[Header, ...] = ((b"Cache-Control", b"no-cache"), (b"Connection", b"keep-alive"))
 
     def __init__(self, model: str, created: int, number: int, body: dict[str, Any]) -> None:

@@ -261,6 +261,7 @@ def test_it_ends_when_its_parent_closes_standard_input() -> None:
         (["--listen", "here"], "HOST:PORT"),
         (["--ollama-version", "new"], "0.32.15"),
         (["--keep-alive", "soon"], "5m"),
+        (["--keep-alive", "nan"], "5m"),
         (["--fault", "crash-runer"], "crash-runner"),
         (["--engine", "llamacpp"], "--gguf"),
         (["--engine", "llamacpp", "--gguf", "/no/such/file"], "no such file"),
