@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+import pytest
 from bench.policies.engine import run_router
 from bench.policies.types import Arrival, Box, BoxReplica, Router, Sight
 from bench.policies.workloads import BLOCK_TOKENS
@@ -123,6 +124,7 @@ def difference(one: Times, other: Times) -> float:
     return max(abs(a / b - 1) for a, b in zip(one.points(), other.points(), strict=True))
 
 
+@pytest.mark.alone
 async def test_the_laboratory_and_the_emulator_agree_within_a_tenth_on_the_same_requests() -> None:
     asked = arrivals()
     expected = in_laboratory(asked)

@@ -56,7 +56,17 @@ def test_an_unknown_path_is_a_404_in_plain_text(target: Target) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("POST", "/api/version", {"HEAD", "GET"}), ("GET", "/api/chat", {"POST"}), ("GET", "/api/delete", {"DELETE"})],
+    [
+        ("POST", "/api/version", {"HEAD", "GET"}),
+        ("POST", "/api/tags", {"HEAD", "GET"}),
+        ("POST", "/api/ps", {"GET"}),
+        ("GET", "/api/chat", {"POST"}),
+        ("PUT", "/api/pull", {"POST"}),
+        ("GET", "/api/delete", {"DELETE"}),
+        ("POST", "/v1/models", {"GET"}),
+        ("GET", "/v1/embeddings", {"POST"}),
+        ("GET", f"/api/blobs/sha256:{'0' * 64}", {"HEAD", "POST"}),
+    ],
 )
 def test_a_wrong_method_is_a_405_that_names_the_right_ones(
     target: Target, method: str, path: str, allowed: set[str]
@@ -64,6 +74,19 @@ def test_a_wrong_method_is_a_405_that_names_the_right_ones(
     answer = ask(target.url, method, path)
     assert (answer.status, answer.body) == (405, b"405 method not allowed")
     assert set((answer.header("Allow") or "").split(", ")) == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/api/ps", {"GET"}), ("/v1/models", {"GET"}), ("/v1/models/llama3.2", {"GET"}), ("/api/chat", {"POST"})],
+)
+def test_head_is_a_method_of_its_own(target: Target, path: str, allowed: set[str]) -> None:
+    with Wire(target.url) as wire:
+        answer = wire.ask("HEAD", path)
+        assert (answer.status, answer.header("Content-Type")) == (405, "text/plain")
+        assert set((answer.header("Allow") or "").split(", ")) == allowed
+        assert wire.ask("HEAD", "/no/such/path").status == 404
+        assert wire.ask("GET", "/api/version").status == 200
 
 
 def test_a_connection_serves_request_after_request(target: Target) -> None:

@@ -125,6 +125,10 @@ class Emulator(Child):
         self.port = 0
         super().__init__(log, "emulate", "--listen", "127.0.0.1:0", "--id", name, "--until-stdin-closes", *options)
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     async def ready(self) -> None:
         """Wait until it listens."""
         line = await self.says("listening on")
@@ -246,10 +250,15 @@ def _port_of(address: tuple[Any, ...]) -> int | None:
     return int(address[1]) if len(address) == 2 else None
 
 
-def write_config(path: Path, emulators: Sequence[Emulator], slots: int | str = 4, more: str = "") -> Path:
-    """A configuration in front of ``emulators``; ``slots`` per model, ``more`` as further YAML."""
+def write_config(
+    path: Path, emulators: Sequence[Emulator], slots: int | str = 4, more: str = "", *, own_stores: bool = False
+) -> Path:
+    """A configuration in front of ``emulators``; ``slots`` per model, ``more`` as further YAML. With ``own_stores``
+    each says that it has a model store of its own, instead of one store for all."""
     listed = "".join(
-        f'  - {{id: {each.name}, url: "http://127.0.0.1:{each.port}", slots: {slots}}}\n' for each in emulators
+        f'  - {{id: {each.name}, url: "http://127.0.0.1:{each.port}", slots: {slots}'
+        f"{f', store: of-{each.name}' if own_stores else ''}}}\n"
+        for each in emulators
     )
     path.write_text(f"listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\nreplicas:\n{listed}{more}")
     return path

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.fleets import Fleet, fleet
 from tests.e2e.processes import ask
 from tests.e2e.shapes import ANTHROPIC, CHAT, GENERATE, OPENAI, STREAMS, WHOLE, Shape, Verdict
@@ -51,6 +53,7 @@ async def capacity_of(ports: Sequence[int], clients: int, tokens: int, seconds: 
     return sum(await asyncio.gather(*(keep_busy(port) for port in ports for _ in range(clients))))
 
 
+@pytest.mark.alone
 async def test_what_is_too_much_is_refused_fast_and_goodput_keeps_going(tmp_path: Path) -> None:
     """Eight slots, a queue of eight, and a hundred and sixty clients that come back again and again."""
     tokens, seconds = 10, 5.0

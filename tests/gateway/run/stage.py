@@ -39,6 +39,13 @@ def marked(prefix: str) -> list[MarkedProcess]:
     return [found for name in os.listdir("/proc") if name.isdigit() and (found := look_at(int(name), prefix))]
 
 
+def until_marked(prefix: str, count: int = 1) -> None:
+    """Popen returns a moment before the environment of the new program can be read."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(marked(prefix)) < count:
+        assert time.monotonic() < deadline, "not as many carry the mark"
+
+
 def alive(pid: int) -> bool:
     return identify(pid) is not None
 

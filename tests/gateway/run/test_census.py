@@ -14,6 +14,7 @@ import pytest
 from corral.gateway.run import census as module
 from corral.gateway.run.census import Census
 from corral.gateway.run.processes import MARKER, MarkedProcess, look_at
+from tests.gateway.run.stage import until_marked
 
 HOME = f"census{os.getpid()}-"
 
@@ -24,10 +25,13 @@ def children() -> Iterator[list[subprocess.Popen[bytes]]]:
         subprocess.Popen(["/bin/sleep", "100"], env={MARKER: f"{HOME}{number}:a"}, start_new_session=True)
         for number in range(3)
     ]
-    yield started
-    for child in started:
-        child.kill()
-        child.wait()
+    try:
+        until_marked(HOME, len(started))
+        yield started
+    finally:
+        for child in started:
+            child.kill()
+            child.wait()
 
 
 async def test_all_are_found_and_the_spared_are_left(children: list[subprocess.Popen[bytes]]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from corral.gateway.run.processes import MARKER, MarkedProcess, ProcessId, boot_id, identify, reap, send
-from tests.gateway.run.stage import marked
+from tests.gateway.run.stage import marked, until_marked
 
 TOKEN = f"test{os.getpid()}-1"
 
@@ -20,8 +20,11 @@ TOKEN = f"test{os.getpid()}-1"
 def child() -> Iterator[subprocess.Popen[bytes]]:
     env = {"A": "1", MARKER: f"{TOKEN}:a"}
     with subprocess.Popen(["/bin/sleep", "100"], env=env, start_new_session=True) as child:
-        yield child
-        child.kill()
+        try:
+            until_marked(TOKEN)
+            yield child
+        finally:
+            child.kill()
 
 
 def mine() -> MarkedProcess:
