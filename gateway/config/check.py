@@ -29,10 +29,19 @@ def check(config: Config, root: Node, problems: Problems) -> None:
             "admin_listen",
             f"{config.admin_listen} is taken by listen ({config.listen}); choose another port",
         )
+    _check_stores(config, nodes, problems)
     for index, replica in enumerate(config.replicas):
         _check_unique(config.replicas[:index], replica, index, nodes, problems)
         _check_loop(config, replica, index, nodes, problems)
         _check_models(replica, nodes.of("replicas", index), f"replicas[{index}]", problems)
+
+
+def _check_stores(config: Config, nodes: _Places, problems: Problems) -> None:
+    known = list(dict.fromkeys(replica.store for replica in config.replicas))
+    for name in config.stores:
+        if name not in known:
+            hint = f"known: {', '.join(known)}" if known else "those of Corral's own Ollamas need no entry; remove it"
+            problems.add(nodes.at("stores"), f"stores.{name}", f"no replica has this store; {hint}")
 
 
 def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:

@@ -44,13 +44,20 @@ def _changes(path: str, old: Any, new: Any) -> list[str]:
         return [f"{path}: {_policy(old)} → {_policy(new)}"]
     if isinstance(old, GpusConfig) or isinstance(new, GpusConfig):
         return [f"{path}: {_gpus(old)} → {_gpus(new)}"]
-    if path.endswith("env"):  # environments hold passwords: no values
+    if path.endswith("env") and isinstance(old, dict):  # environments hold passwords: no values
         names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         return [f"{path}.{name}: {_was(old, new, name)}" for name in names]
-    if isinstance(old, msgspec.Struct):
+    if _holds_structs(old) or _holds_structs(new):
+        names = list(dict.fromkeys((*old, *new)))
+        return [line for name in names for line in _changes(f"{path}.{name}", old.get(name), new.get(name))]
+    if isinstance(old, msgspec.Struct) and new is not None:
         names = [field.name for field in msgspec.structs.fields(type(old))]
         return [line for name in names for line in _changes(f"{path}.{name}", getattr(old, name), getattr(new, name))]
     return [f"{path}: {_text(old)} → {_text(new)}"]
+
+
+def _holds_structs(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(each, msgspec.Struct) for each in value.values())
 
 
 def _policy(policy: PolicyConfig) -> str:

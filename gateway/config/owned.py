@@ -29,6 +29,19 @@ StoreName = Annotated[
     ),
 ]
 
+
+class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model store of Ollamas that somebody else runs."""
+
+    path: Annotated[
+        Path,
+        Meta(description="Its folder as this machine sees it (their OLLAMA_MODELS), so that its garbage can be found."),
+    ]
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 OWNED: Final = "OLLAMA_HOST"
 """Set by Corral when the process starts: only then is the port known."""
 

@@ -78,7 +78,9 @@ class Reader:
             text = self._leaf(node, str, path)
             return MISSING if text is MISSING else self.base / Path(text).expanduser()
         if get_origin(base) is dict:
-            return self._env(node, path)
+            kind = get_args(base)[1]
+            named = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+            return self._by_name(node, kind, path) if named else self._env(node, path)
         if isinstance(node, MappingNode) and (by_model := _by_model(base)) is not None:
             return self._by_model(node, by_model, path)
         if base in PARSERS:
@@ -158,6 +160,14 @@ class Reader:
             if content is None or "\0" in content:
                 return self._fail(node, _join(path, name), "expected text or a number")
         return env
+
+    def _by_name(self, node: Node, wanted: type[msgspec.Struct], path: str) -> Any:
+        """Names, and of each its own keys and values."""
+        if not isinstance(node, MappingNode):
+            return self._fail(node, path, f"expected names, each with keys and values of its own, found {_shown(node)}")
+        found = entries(node, path, self.problems)
+        values = {name: self.struct(value, wanted, _join(path, name)) for name, (_, value) in found.items()}
+        return MISSING if MISSING in values.values() else values
 
     def _by_model(self, node: MappingNode, wanted: Any, path: str) -> Any:
         """One value per model, under the one spelling of its name."""

@@ -15,6 +15,7 @@ from corral.gateway.config.owned import (
     Pinned,
     ReplicaLogsConfig,
     RestartConfig,
+    StoreConfig,
     StoreName,
     WarmupConfig,
 )
@@ -199,6 +200,18 @@ class PlacementConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     canonicalise: CanonicaliseConfig = CanonicaliseConfig()
 
 
+class EmbeddingsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests for embeddings."""
+
+    split: Annotated[
+        bool,
+        Meta(
+            description="Requests with many texts are worked off in parts by all replicas that have the model, where "
+            "that is predicted to be sooner; `false`: each by one replica."
+        ),
+    ] = True
+
+
 class ProbesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often replicas are measured."""
 
@@ -242,6 +255,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[ReplicaConfig, ...],
         Meta(description="Ollamas that somebody else runs; left out: Corral runs its own, see `gpus`."),
     ] = ()
+    stores: Annotated[
+        dict[str, StoreConfig],
+        Meta(description="Model stores of these Ollamas by name (`replicas[].store`), where there is more to say."),
+    ] = field(default_factory=dict)
     gpus: (
         Annotated[
             GpusConfig,
@@ -282,6 +299,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policy: PolicyConfig = PolicyConfig()
     queue: QueueConfig = QueueConfig()
     placement: PlacementConfig = PlacementConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
     probes: ProbesConfig = ProbesConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -13,6 +13,7 @@ from corral.gateway.wire.dialect import error_body, refusal_answer, stream_error
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead
 from corral.gateway.wire.routes import Route
+from corral.gateway.wire.tenant import tenant_of
 
 if TYPE_CHECKING:
     from corral.errors import Refusal
@@ -43,6 +44,8 @@ class Answering:
         "is_begun",
         "is_page",
         "model",
+        "prompt_tokens",
+        "queue_s",
         "replica_id",
         "route",
     )
@@ -59,6 +62,8 @@ class Answering:
         self.model: str | None = None
         """For the metrics, as :attr:`replica_id`."""
         self.replica_id: str | None = None
+        self.queue_s = 0.0
+        self.prompt_tokens: int | None = None
         self._arrived_at_s = client.gateway.clock()
         self._first_at_s: float | None = None
         self._content_type = b""
@@ -66,6 +71,12 @@ class Answering:
         self._is_over = False
         self._may_write = asyncio.Event()
         self._may_write.set()
+
+    @property
+    def tenant(self) -> str:
+        """Who asks."""
+        client = self._client
+        return tenant_of(self.head.api_key, client.address, client.gateway.secret)
 
     # -- whole answers
 
@@ -95,8 +106,9 @@ class Answering:
 
     # -- answers in pieces
 
-    def begin(self, status: int = 200, content_type: bytes = NDJSON) -> None:
-        """The head: from now on only the stream itself can tell that something went wrong."""
+    def begin(self, status: int = 200, content_type: bytes = NDJSON, headers: bytes = b"") -> None:
+        """The head: from now on only the stream itself can tell that something went wrong. ``headers``: further lines,
+        each with its CRLF."""
         client = self._client
         if self._is_over or client.transport is None:
             return
@@ -112,7 +124,7 @@ class Answering:
                 status,
                 HTTPStatus(status).phrase.encode(),
                 content_type,
-                self._own_headers(),
+                headers + self._own_headers(),
                 formatdate(usegmt=True).encode(),
                 framing,
                 close,
@@ -188,11 +200,11 @@ class Answering:
                 self.model,
                 self.replica_id,
                 outcome,
-                queue_s=0.0,
+                queue_s=self.queue_s,
                 first_byte_s=first_s,
                 total_s=now_s - arrived_s,
                 lines=0,
-                prompt_tokens=None,
+                prompt_tokens=self.prompt_tokens,
                 output_tokens=None,
             )
 

@@ -20,7 +20,8 @@ _decode: Final = msgspec.json.Decoder(_Members).decode
 def with_num_ctx(route: Route, body: bytes | bytearray, num_ctx: NumCtx) -> bytes | bytearray:
     """``body`` with the model's context length in its options; itself where that is so already, or it is no JSON.
 
-    Every other member stays as the client wrote it, byte for byte.
+    Every other member stays as the client wrote it, byte for byte. A compressed body is no JSON: it stays as it came,
+    and the routes that take options refuse it.
     """
     if num_ctx is None or not route.takes_options:
         return body

@@ -114,9 +114,12 @@ def _add_content(pieces: list[str], content: str | Sequence[Part]) -> int:
 def _add_part(pieces: list[str], part: Part) -> int:
     if part.role:
         pieces.append(f"\x02{part.role}\n")
-    pieces += [text for text in (part.thinking, part.text, part.name) if text]
+    pieces += [text for text in (part.thinking, part.encrypted_content, part.text, part.name) if text]
     images = _add_content(pieces, part.content) if part.content else 0
-    pieces += [_plain(raw) for raw in (part.input, part.arguments, part.output, part.summary) if raw]
+    told = None if part.encrypted_content else part.summary  # the same again, shorter
+    pieces += [_plain(raw) for raw in (part.input, part.arguments, told) if raw]
+    if part.output:
+        images += _add_content(pieces, [part.output] if isinstance(part.output, Part) else part.output)
     shown = [raw for raw in (part.image_url, part.source, part.input_audio, part.file) if raw]
     return images + _add_images(pieces, shown) if shown else images
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from corral.gateway.wire.client import ClientConnection
     from corral.gateway.wire.upstream import UpstreamConnection
 
-_CRASH_TEXTS: Final = (
+CRASH_TEXTS: Final = (
     b"model runner has unexpectedly stopped",
     b"llama-server process has terminated",
     b"an error was encountered while running the model",
@@ -94,7 +94,10 @@ class Exchange(Carried):
         gateway = client.gateway
         body = with_num_ctx(route, body, gateway.num_ctx)
         tenant = tenant_of(head.api_key, client.address, gateway.secret)
-        super().__init__(route_request(route, body, head.content_type, tenant, head.rank), now_s)
+        encoding, target = head.content_encoding, head.target
+        request = route_request(route, body, head.content_type, tenant, head.rank, encoding=encoding, target=target)
+        super().__init__(request, now_s)
+        self.replayable = not route.once
         self.client = client
         self.head = head
         self.route = route
@@ -115,7 +118,7 @@ class Exchange(Carried):
         """What the last replica said that could not do better, and whether the client's connection outlives it."""
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.route.label} {self.request.model} {self.state.value}>"
+        return f"<Exchange {self.route.label} {self.request.asked} {self.state.value}>"
 
     @property
     def is_committed(self) -> bool:
@@ -128,9 +131,9 @@ class Exchange(Carried):
         gateway = self.client.gateway
         self.state = State.SENT
         self.sent_at_s = gateway.clock()
-        # A request that changes the store is sent once at most: a reused connection could leave open whether it was.
-        # Nor is one taken where the last one turned out to be closed: its neighbours probably are, too.
-        fresh = self.stale or self.request.kind in _NOT_REPEATABLE
+        # A request that changes the store, or an account, is sent once at most: a reused connection could leave open
+        # whether it was. Nor is one taken where the last one turned out to be closed: its neighbours probably are too.
+        fresh = self.stale or self.route.once or self.request.kind in _NOT_REPEATABLE
         connection = None if fresh else gateway.pool.take(lease.replica)
         if connection is not None:
             self._begin(lease, connection)
@@ -308,11 +311,13 @@ class Exchange(Carried):
         self.client.gateway.carrier.failed(self, fault)
 
     def _fault_in_answer(self, response: ResponseHead) -> Fault | None:
+        if self.lease is not None and self.lease.is_cloud:
+            return None  # what is wrong in the cloud is so for every replica, and others may have another account
         if response.status == 503:
             return Fault.BUSY
         if response.status == 500:
             said = b"".join(self._held)
-            if any(text in said for text in _CRASH_TEXTS):
+            if any(text in said for text in CRASH_TEXTS):
                 return Fault.CRASHED
         return None
 

@@ -7,22 +7,26 @@ leniently as Ollama. So whatever is odd about the rest of a body, it still finds
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from math import inf
 from sys import float_info
 from typing import Final
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec.structs import astuple
 
 from corral.gateway.wire.conversation import measure
+from corral.gateway.wire.keepalive import keep_alive_s
+from corral.gateway.wire.multipart import form_value
 from corral.gateway.wire.routes import Reads, Route
 from corral.gateway.wire.shapes import Chat, Embedding, Fields, Options
+from corral.gateway.wire.zstd import decompressed
 from corral.model import RequestKind, RouteRequest, is_cloud_model, normalise_model
 
 _SLOW_PATH_BYTES: Final = 1024 * 1024
+_MOST_PARAMETERS: Final = 100
 _lenient: Final = json.JSONDecoder()
 _MODEL_BYTES: Final = 512
 _MOST_PIECES: Final = 250_000
@@ -41,43 +45,59 @@ _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def route_request(
-    route: Route, body: bytes | bytearray, content_type: bytes, tenant: str, rank: int = 1
+    route: Route,
+    body: bytes | bytearray,
+    content_type: bytes,
+    tenant: str,
+    rank: int = 1,
+    *,
+    encoding: bytes | None = None,
+    target: bytes = b"",
 ) -> RouteRequest:
-    """Read ``body`` as far as routing needs it. One that cannot be read routes without a model: Ollama answers 400."""
-    fields = _fields_of(route, body, content_type)
-    name = (fields.model or fields.name) if fields is not None else None
+    """Read ``body`` as far as routing needs it. One that cannot be read routes without a model: Ollama answers 400.
+
+    ``encoding`` is that of the body, as the client says; ``target`` that of the request line.
+    """
     infers = route.kind is RequestKind.INFERENCE
+    if not infers and route.kind is RequestKind.CLOUD:  # it concerns an account, whatever its body says
+        return RouteRequest(RequestKind.CLOUD, None, "", len(body), tenant, rank=rank)
+    fields = _fields_of(route, body, content_type, encoding, target)
+    name = (fields.model or fields.name) if fields is not None else None
     if fields is None or not name or len(name) > _MODEL_BYTES:
         return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant, rank=rank)
     model, is_cloud = _name(name)
     if " " in model or not model.isprintable():  # no model of Ollama's is called so, and keys of lanes have a space
         return RouteRequest(RequestKind.OTHER if infers else route.kind, None, "", len(body), tenant, rank=rank)
-    kind = _kind(route, fields, is_cloud)
+    if is_cloud and infers:
+        return RouteRequest(RequestKind.CLOUD, model, "", len(body), tenant, rank=rank)
+    kind = _kind(route, fields)
     text_bytes, prefix, limit = _sizes(fields)
-    return RouteRequest(kind, model, _signature(fields), len(body), tenant, text_bytes, prefix, limit, rank)
+    signature, stays_s = signature_of(fields.options, fields.shift), _keep_alive_s(route, fields)
+    return RouteRequest(
+        kind, model, signature, len(body), tenant, text_bytes, prefix, limit, rank, keep_alive_s=stays_s
+    )
 
 
-def _kind(route: Route, fields: Fields, is_cloud: bool) -> RequestKind:
+def _kind(route: Route, fields: Fields) -> RequestKind:
     if route.kind is not RequestKind.INFERENCE:
         return route.kind
-    if is_cloud:
-        return RequestKind.CLOUD
-    if route.unloads and isinstance(fields, Chat) and _lets_go(fields):
+    if route.unloads and isinstance(fields, Chat) and _lets_go(route, fields):
         return RequestKind.UNLOAD
     if fields.options is not None and any(map(_is_out_of_range, astuple(fields.options))):
         return RequestKind.OTHER  # Ollama itself answers with a 400: no model need be in memory for that
     return RequestKind.INFERENCE
 
 
-_LONGEST_TIME: Final = 32
-_NO_TIME: Final = re.compile(rb'-?0+(\.0+)?([eE].*)?|"[-+]?(0|((0+\.?0*|\.0+)(ns|us|\xc2\xb5s|\xce\xbcs|ms|s|m|h))+)"')
+def _lets_go(route: Route, fields: Chat) -> bool:
+    """Nothing is to be run, and the model is not to be kept."""
+    return not (fields.prompt or fields.messages) and _keep_alive_s(route, fields) == 0.0
 
 
-def _lets_go(fields: Chat) -> bool:
-    """Nothing is to be run, and its ``keep_alive`` is what Go reads as zero: seconds, or a text such as ``0s``."""
-    if fields.prompt or fields.messages or len(fields.keep_alive) > _LONGEST_TIME:
-        return False
-    return _NO_TIME.fullmatch(bytes(fields.keep_alive)) is not None
+def _keep_alive_s(route: Route, fields: Fields) -> float | None:
+    """How long the model is to be kept; only Ollama's own routes ask for that."""
+    if route.takes_options and isinstance(fields, (Chat, Embedding)) and len(fields.keep_alive):
+        return keep_alive_s(bytes(fields.keep_alive))
+    return None
 
 
 def _sizes(fields: Fields) -> tuple[int | None, tuple[int, ...], int | None]:
@@ -120,9 +140,16 @@ def _name(name: str) -> tuple[str, bool]:
     return model, is_cloud_model(model)
 
 
-def _fields_of(route: Route, body: bytes | bytearray, content_type: bytes) -> Fields | None:
+def _fields_of(
+    route: Route, body: bytes | bytearray, content_type: bytes, encoding: bytes | None, target: bytes
+) -> Fields | None:
     if route.multipart:
-        return _multipart_fields(body, content_type)
+        return _form_fields(body, content_type, target)
+    if encoding is not None and encoding == b"zstd" and route.takes_zstd:  # of any other Ollama takes no notice
+        text = decompressed(body)
+        if text is None:
+            return None
+        body = text
     if route.reads is not Reads.NOTHING and _is_crowded(body):
         return _read_bare(body)
     try:
@@ -172,9 +199,10 @@ def _is_out_of_range(value: object) -> bool:
     return isinstance(value, int | float) and abs(value) > float_info.max
 
 
-def _signature(fields: Fields) -> str:
-    values = _NONE if fields.options is None else astuple(fields.options)[:-1]
-    shift = False if fields.shift is False else None  # true is the default
+def signature_of(options: Options | None, shift: bool | None) -> str:
+    """What a model is loaded anew for, canonical."""
+    values = _NONE if options is None else astuple(options)[:-1]
+    shift = False if shift is False else None  # true is the default
     if shift is None and values == _NONE:
         return ""
     given = zip((*_RELOADING, "shift"), (*values, shift), strict=True)
@@ -186,14 +214,19 @@ def _plain(value: float) -> str:
     return str(int(value)) if isinstance(value, int) or value.is_integer() else str(value)
 
 
-_MULTIPART_MODEL: Final = re.compile(
-    rb'\r\ncontent-disposition:[^\r\n]*;[ \t]*name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,512})\r\n',
-    re.IGNORECASE,
-)
+def _form_fields(body: bytes | bytearray, content_type: bytes, target: bytes) -> Fields | None:
+    """As Go reads a form: what the query says of a name comes before what the body says."""
+    asked = _model_in_query(target)
+    if asked is None:
+        value = form_value(body, content_type, b"model")
+        asked = None if value is None else value.decode("utf-8", "replace")
+    return Fields(model=asked) if asked else None
 
 
-def _multipart_fields(body: bytes | bytearray, content_type: bytes) -> Fields | None:
-    if not content_type.lower().startswith(b"multipart/form-data"):
-        return None
-    match = _MULTIPART_MODEL.search(body)
-    return Fields(model=match[1].decode("utf-8", "replace")) if match is not None else None
+def _model_in_query(target: bytes) -> str | None:
+    query = target.partition(b"?")[2].decode("ascii", "replace")
+    try:
+        given = parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+    except ValueError:
+        return ""
+    return next((value for key, value in given if key == "model"), None)

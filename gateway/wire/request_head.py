@@ -21,6 +21,7 @@ _EXPECT: Final = 8
 _TYPE: Final = 9
 _AUTHORIZATION: Final = 10
 _API_KEY: Final = 11
+_ENCODING: Final = 12
 
 _SPECIAL: Final[dict[bytes, int]] = {
     b"host": _HOST,
@@ -31,6 +32,7 @@ _SPECIAL: Final[dict[bytes, int]] = {
     b"expect": _EXPECT,
     b"x-request-id": _REQUEST_ID,
     b"content-type": _TYPE,
+    b"content-encoding": _ENCODING,
     b"authorization": _AUTHORIZATION,
     b"x-api-key": _API_KEY,
     b"x-corral-class": _CLASS,
@@ -45,10 +47,13 @@ _SPECIAL: Final[dict[bytes, int]] = {
     b"x-corral-replica": _DROP,
     b"x-corral-reason": _DROP,
     b"x-corral-queue-s": _DROP,
+    b"x-corral-parts": _DROP,
 }
 _RANKS: Final = {b"interactive": 0, b"normal": 1, b"batch": 2}
 _NORMAL: Final = 1
-_CANNOT_BE_NAMED_IN_CONNECTION: Final = frozenset({b"host", b"content-length", b"content-type", b"authorization"})
+_CANNOT_BE_NAMED_IN_CONNECTION: Final = frozenset(
+    {b"host", b"content-length", b"content-type", b"content-encoding", b"authorization"}
+)
 _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"upgrade", b"te", b"http2-settings", b""})
 
 
@@ -58,6 +63,7 @@ class RequestHead:
     __slots__ = (
         "api_key",
         "chunked",
+        "content_encoding",
         "content_length",
         "content_type",
         "expects_continue",
@@ -87,6 +93,8 @@ class RequestHead:
         self.origin: bytes | None = None
         self.request_id: bytes | None = None
         self.content_type = b""
+        self.content_encoding: bytes | None = None
+        """As :attr:`content_type`, the first that is given: so Ollama takes them."""
         self.api_key = b""
         """What the client proves itself with, empty: nothing. Never to be logged or kept."""
         self.rank = _NORMAL
@@ -132,9 +140,12 @@ def _take_fields(request: RequestHead, fields: bytes) -> None:
 
 
 def _take_forwarded(request: RequestHead, action: int, value: bytes) -> None:
-    """Content-Type and keys: forwarded as they are, and looked at here."""
+    """Content-Type, Content-Encoding and keys: forwarded as they are, and looked at here."""
     if action == _TYPE:
-        request.content_type = value
+        request.content_type = request.content_type or value
+    elif action == _ENCODING:
+        if request.content_encoding is None:
+            request.content_encoding = value
     elif action == _API_KEY:
         request.api_key = value
     else:

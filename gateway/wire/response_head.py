@@ -9,7 +9,7 @@ from corral.gateway.wire.grammar import LENGTH, RESPONSE_HEAD, header_values
 
 _HOP_BY_HOP: Final = frozenset(
     {b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"x-corral-replica"}
-    | {b"x-corral-reason", b"x-corral-queue-s", b"x-request-id"}
+    | {b"x-corral-reason", b"x-corral-queue-s", b"x-corral-parts", b"x-request-id"}
 )
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-type"})
 

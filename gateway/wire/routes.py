@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Final
 
 from corral.gateway.wire.dialect import Dialect, StreamEnd
-from corral.model import RequestKind
+from corral.model import RequestKind, is_cloud_model, normalise_model
 
 
 class View(Enum):
@@ -62,6 +62,13 @@ class Route:
     """Its body may carry Ollama's ``options``."""
     unloads: bool = False
     """Without a text, and with a ``keep_alive`` of zero, it only lets go of the model."""
+    once: bool = False
+    """It changes something that no other replica should change in its place: it is sent once at most."""
+
+    @property
+    def takes_zstd(self) -> bool:
+        """Ollama reads a compressed body here; on its native routes it refuses one, and nothing is loaded for that."""
+        return self.kind is RequestKind.INFERENCE and self.dialect is not Dialect.NATIVE and not self.multipart
 
 
 _I: Final = RequestKind.INFERENCE
@@ -69,6 +76,8 @@ _S: Final = RequestKind.STORE
 _OA: Final = Dialect.OPENAI
 _C: Final = Reads.CONVERSATION
 _T: Final = Reads.TEXTS
+_ACCOUNT: Final = Route("account", RequestKind.CLOUD)
+_SIGNS_OUT: Final = Route("account", RequestKind.CLOUD, once=True)
 
 _EXACT: Final[dict[tuple[bytes, str], Route]] = {
     (b"POST", "/api/chat"): Route("chat", _I, end=StreamEnd.DONE_TRUE, reads=_C, takes_options=True, unloads=True),
@@ -89,19 +98,24 @@ _EXACT: Final[dict[tuple[bytes, str], Route]] = {
     (b"POST", "/api/create"): Route("create", _S, duty=Duty.STORE),
     (b"POST", "/api/copy"): Route("copy", _S, duty=Duty.STORE),
     (b"DELETE", "/api/delete"): Route("delete", _S, duty=Duty.STORE),
+    (b"POST", "/api/me"): _ACCOUNT,
+    (b"POST", "/api/signout"): _SIGNS_OUT,
+    (b"POST", "/api/experimental/web_search"): _ACCOUNT,
+    (b"POST", "/api/experimental/web_fetch"): _ACCOUNT,
     **{
         (method, path): Route(view.value, RequestKind.OTHER, dialect, view=view, duty=Duty.PAGE)
         for method in (b"GET", b"HEAD")
         for path, view, dialect in (
             ("/", View.ROOT, Dialect.NATIVE),
             ("/api/tags", View.TAGS, Dialect.NATIVE),
-            ("/api/ps", View.PS, Dialect.NATIVE),
             ("/api/version", View.VERSION, Dialect.NATIVE),
         )
     },
+    (b"GET", "/api/ps"): Route("ps", RequestKind.OTHER, view=View.PS, duty=Duty.PAGE),
     (b"GET", "/v1/models"): Route("models", RequestKind.OTHER, _OA, view=View.MODELS, duty=Duty.PAGE),
 }
 _MODEL: Final = Route("model", RequestKind.OTHER, _OA, view=View.MODEL, duty=Duty.PAGE)
+_CLOUD_MODEL: Final = Route("model", RequestKind.CLOUD, _OA)
 _BLOB: Final = Route("blob", RequestKind.BLOB, duty=Duty.BLOB)
 _UPLOAD: Final = Route("blob", RequestKind.BLOB, streams_body=True, duty=Duty.BLOB)
 _OTHER: Final = {dialect: Route("other", RequestKind.OTHER, dialect) for dialect in Dialect}
@@ -114,7 +128,9 @@ def find_route(method: bytes, path: str) -> Route:
     if route is not None:
         return route
     if method == b"GET" and path.startswith("/v1/models/"):
-        return _MODEL
+        return _CLOUD_MODEL if is_cloud_model(normalise_model(path.removeprefix("/v1/models/"))) else _MODEL
+    if method == b"DELETE" and path.startswith("/api/user/keys/"):
+        return _SIGNS_OUT
     if path.startswith("/api/blobs/"):
         return _UPLOAD if method == b"POST" else _BLOB
     dialect = dialect_of(path)

@@ -43,7 +43,9 @@ class Part(msgspec.Struct, gc=False):
     name: str | None = None
     input: msgspec.Raw = NOTHING
     arguments: msgspec.Raw = NOTHING
-    output: msgspec.Raw = NOTHING
+    output: str | list[Part] | Part | None = None
+    encrypted_content: str | None = None
+    """Of an item with the model's reasoning: Ollama puts the text itself there, and reads it back."""
     summary: msgspec.Raw = NOTHING
     image_url: msgspec.Raw = NOTHING
     source: msgspec.Raw = NOTHING
@@ -85,3 +87,4 @@ class Embedding(Fields, gc=False):
 
     prompt: str | None = None
     input: str | list[str] | None = None
+    keep_alive: msgspec.Raw = NOTHING

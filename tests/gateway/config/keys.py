@@ -36,6 +36,9 @@ def rows(cls: type[Struct] = Config, prefix: str = "") -> Iterator[str]:
         elif get_origin(base) is tuple and issubclass_of(_base(get_args(base)[0]), Struct):
             yield _row(path, "list", field, _meaning(field.type))
             yield from rows(_base(get_args(base)[0]), f"{path}[].")
+        elif get_origin(base) is dict and issubclass_of(get_args(base)[1], Struct):
+            yield _row(path, "names and keys", field, _meaning(field.type))
+            yield from rows(get_args(base)[1], f"{path}.NAME.")
         elif issubclass_of(base, Struct):
             yield from rows(base, f"{path}.")
         elif not (cls is PolicyConfig and field.name == "options"):

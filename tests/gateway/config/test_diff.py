@@ -36,6 +36,13 @@ hosts: [gpu.example]
     ]
 
 
+def test_folders_of_stores_are_said_one_by_one() -> None:
+    one, other = (parse_config(f"{OLD}stores: {{shared: {{path: {path}}}}}\n", "x") for path in ("/a", "/b"))
+    assert diff_config(one, other) == ["stores.shared.path: /a → /b"]
+    assert diff_config(parse_config(OLD, "x"), one) == ["stores.shared: not set → /a"]
+    assert diff_config(one, parse_config(OLD, "x")) == ["stores.shared: /a → not set"]
+
+
 def test_a_value_taken_away_is_said_to_be_not_set() -> None:
     new = OLD.replace(", slots: 2", "")
     assert diff_config(parse_config(OLD, "x"), parse_config(new, "x")) == ["replica b.slots: 2 → not set"]

@@ -42,6 +42,16 @@ def refused(text: str) -> str:
     return str(caught.value)
 
 
+def test_a_store_may_have_a_folder_and_must_have_a_replica() -> None:
+    two = LEAST + '  - {id: b, url: "http://127.0.0.1:21002", store: far}\n'
+    config = parse_config(two + "stores: {far: {path: models}, shared: {path: /data}}\n", "/etc/corral.yaml")
+    assert {name: str(store.path) for name, store in config.stores.items()} == {"far": "/etc/models", "shared": "/data"}
+    assert "stores.near: no replica has this store; known: shared, far" in refused(two + "stores: {near: {path: /x}}\n")
+    assert "stores.far.path: is missing" in refused(two + "stores: {far: {}}\n")
+    assert "expected names, each with keys and values of its own" in refused(two + "stores: [far]\n")
+    assert "Corral's own Ollamas need no entry" in refused("gpus: auto\nstores: {shared: {path: /x}}\n")
+
+
 def test_one_replica_is_enough_and_everything_else_has_the_documented_default() -> None:
     config = parse_config(LEAST, "corral.yaml")
     assert config.replicas[0].to_replica() == Replica("a", "127.0.0.1", 21001, 1.0, None)
@@ -97,7 +107,7 @@ def test_anchors_and_merge_keys_work() -> None:
         ("backends: []\n", ["did you mean 'replicas'?"]),
         (LEAST + "queue: {max_request: 3}\n", ["corral.yaml:3:9: queue.max_request: unknown key", "'max_requests'"]),
         ('replicas:\n - {id: a, host: "http://a:1"}\n', ["replicas[0].host: unknown key; did you mean 'url'?"]),
-        (LEAST + "qzx: 1\n", ["corral.yaml:3:1: qzx: unknown key; known keys here: replicas, gpus"]),
+        (LEAST + "qzx: 1\n", ["corral.yaml:3:1: qzx: unknown key; known keys here: replicas, stores, gpus"]),
         (LEAST + "replicas: []\n", ["corral.yaml:3:1: replicas: given twice; the first is in line 1"]),
         (LEAST + "queue: {max_wait_s: 1,\n max_wait_s: 2}\n", ["corral.yaml:4:2: queue.max_wait_s: given twice"]),
         ("replicas: []\n", ["corral.yaml:1:11: replicas: is empty", "http://127.0.0.1:21001"]),

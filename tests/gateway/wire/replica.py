@@ -104,6 +104,7 @@ class ScriptedReplica:
     calls: list[Call] = field(default_factory=list)
     version: str = "0.32.15"
     tags: dict[str, object] = field(default_factory=lambda: dict(_TAGS))
+    ps: dict[str, object] = field(default_factory=lambda: {"models": []})
     port: int = 0
     connections: int = 0
     _server: asyncio.Server | None = None
@@ -146,7 +147,7 @@ class ScriptedReplica:
         elif call.path == "/api/tags":
             await call.json(self.tags)
         elif call.path == "/api/ps":
-            await call.json({"models": []})
+            await call.json(self.ps)
         else:
             self.calls.append(call)
             await self.answer(call)

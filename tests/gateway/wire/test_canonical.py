@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from corral.gateway.wire.canonical import NumCtx, with_num_ctx
 from corral.gateway.wire.fields import route_request
 from corral.gateway.wire.routes import find_route
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 CHAT = find_route(b"POST", "/api/chat")
 
@@ -47,6 +53,7 @@ def test_the_context_length_is_replaced_or_added(body: bytes, wanted: bytes, num
         b'{"model": "m"} {}',
         b"{",
         b"",
+        zstd.compress(b'{"model": "m", "options": {"num_ctx": 1}}'),
         b'{"model":"m","x":' + b"[" * 5000 + b"]" * 5000 + b"}",
     ],
 )

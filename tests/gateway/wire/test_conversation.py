@@ -177,13 +177,59 @@ def test_what_is_odd_leaves_length_and_prefix_unknown_and_the_rest_as_it_is(fiel
     assert (found.text_bytes, found.prefix, found.output_limit) == (None, (), None)
 
 
+def respond(*items: dict[str, Any]) -> RouteRequest:
+    return request("/v1/responses", instructions=LONG, input=list(items))
+
+
+CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "f", "arguments": json.dumps({"a": LONG})}
+RESULT: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "output": LONG}
+THOUGHT: dict[str, Any] = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": LONG}
+
+
+@pytest.mark.parametrize(
+    ("item", "changed"),
+    [
+        (said("user", LONG), said("user", LONG.replace("fox", "cat"))),
+        (CALL, {**CALL, "name": "g"}),
+        (CALL, {**CALL, "arguments": "{}"}),
+        (RESULT, {**RESULT, "output": LONG.replace("fox", "cat")}),
+        (RESULT, {**RESULT, "output": [{"type": "input_image", "image_url": PICTURE}]}),
+        (THOUGHT, {**THOUGHT, "encrypted_content": LONG.replace("fox", "cat")}),
+        (THOUGHT, {**THOUGHT, "encrypted_content": None, "summary": [{"type": "summary_text", "text": "short"}]}),
+    ],
+)
+def test_every_item_of_a_response_counts_and_what_follows_adds_to_the_end(
+    item: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    first, next_turn = respond(said("user", "hi"), item), respond(said("user", "hi"), item, said("assistant", LONG))
+    other = respond(said("user", "hi"), changed, said("assistant", LONG))
+    assert next_turn.prefix[: len(first.prefix)] == first.prefix
+    assert len(first.prefix) > len(respond(said("user", "hi")).prefix)
+    assert other.prefix[-1] not in next_turn.prefix
+    assert other.prefix[0] == next_turn.prefix[0]
+
+
+def test_reasoning_that_comes_back_counts_once() -> None:
+    summary = [{"type": "summary_text", "text": LONG}]
+    assert respond({**THOUGHT, "summary": summary}).text_bytes == respond(THOUGHT).text_bytes
+    assert respond(THOUGHT).text_bytes == (respond().text_bytes or 0) + len(LONG)
+
+
+def test_the_result_of_a_call_may_be_a_text_its_parts_or_a_picture() -> None:
+    whole = respond(CALL, RESULT)
+    parts = respond(CALL, {**RESULT, "output": [{"type": "input_text", "text": LONG}]})
+    assert (parts.text_bytes, parts.prefix) == (whole.text_bytes, whole.prefix)
+    pictured = respond(CALL, {**RESULT, "output": [{"type": "input_image", "image_url": "data:," + "A" * 100_000}]})
+    assert pictured.text_bytes == respond(CALL).text_bytes
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["role", "content", "text", "images", "source", "input"]), inner, max_size=3
+                st.sampled_from(["role", "content", "text", "images", "source", "input", "output"]), inner, max_size=3
             )
         ),
         max_leaves=8,

@@ -165,7 +165,8 @@ async def test_what_changes_the_store_is_sent_at_most_once(start: Start) -> None
     status, _, answer = await gateway.ask(request)
     assert status == 502
     assert b"may or may not" in answer
-    assert sum(len(replica.calls) for replica in gateway.replicas) == 1
+    deletions = [call for replica in gateway.replicas for call in replica.calls if call.line.startswith("DELETE")]
+    assert len(deletions) == 1
 
 
 # ---- after the first byte
@@ -173,7 +174,6 @@ async def test_what_changes_the_store_is_sent_at_most_once(start: Start) -> None
 STREAMS = {
     "/api/chat": (b"application/x-ndjson", b'{"message":{"content":"hi"},"done":false}\n'),
     "/api/generate": (b"application/x-ndjson", b'{"response":"hi","done":false}\n'),
-    "/api/pull": (b"application/x-ndjson", b'{"status":"pulling manifest"}\n'),
     "/v1/chat/completions": (b"text/event-stream", b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'),
     "/v1/completions": (b"text/event-stream", b'data: {"choices":[{"text":"hi"}]}\n\n'),
     "/v1/responses": (b"text/event-stream", b'event: response.created\ndata: {"type":"response.created"}\n\n'),

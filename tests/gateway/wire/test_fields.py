@@ -141,6 +141,37 @@ def test_options_that_ollama_refuses_load_nothing(number: bytes) -> None:
     assert (found.kind, found.model) == (RequestKind.OTHER, "m:latest")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        '"hi"',
+        "[]",
+        "null",
+        '[{"role":"user","content":"hi"}]',
+        '[{"type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]}]',
+        '[{"type":"function_call","call_id":"c","name":"f","arguments":"{}"}]',
+        '[{"type":"function_call_output","call_id":"c","output":"hi"}]',
+        '[{"type":"function_call_output","call_id":"c","output":[{"type":"input_text","text":"hi"}]}]',
+        '[{"type":"computer_call_output","output":{"type":"computer_screenshot","image_url":"data:x"}}]',
+        '[{"type":"reasoning","id":"r","summary":[],"encrypted_content":"hm"}]',
+        '[{"type":"item_reference","id":"i"}]',
+        '[{"type":"local_shell_call","action":{"type":"exec","command":["ls"]}}]',
+    ],
+)
+@pytest.mark.parametrize("more", ["", ',"tools":[{"type":"web_search"}],"store":false,"include":[]', ',"text":{"a":1}'])
+def test_the_model_of_a_response_is_found_whatever_its_input_is(given: str, more: str) -> None:
+    body = f'{{"input":{given},"instructions":"be brief","reasoning":{{"effort":"low"}},"model":"m"{more}}}'
+    found = request("/v1/responses", body.encode())
+    assert (found.kind, found.key) == (RequestKind.INFERENCE, "m:latest")
+    assert found.text_bytes is not None
+
+
+@pytest.mark.parametrize("given", ["5", "[5]", '{"text":"hi"}', '[{"output":5}]', '[{"content":{"a":1}}]'])
+def test_the_model_of_an_odd_response_is_found_too(given: str) -> None:
+    found = request("/v1/responses", f'{{"model":"m","prompt":{{"id":"p"}},"input":{given}}}'.encode())
+    assert (found.kind, found.key, found.text_bytes) == (RequestKind.INFERENCE, "m:latest", None)
+
+
 def test_unknown_posts_that_name_a_model_are_inference() -> None:
     assert request("/v1/images/generations", b'{"model":"m"}').kind is RequestKind.INFERENCE
     assert request("/v1/anything", b"{}").kind is RequestKind.OTHER
@@ -164,10 +195,27 @@ def test_the_model_of_a_multipart_upload_is_found() -> None:
         (b"HEAD", "/api/blobs/sha256:x", RequestKind.BLOB),
         (b"GET", "/api/chat", RequestKind.OTHER),
         (b"POST", "/elsewhere", RequestKind.OTHER),
+        (b"POST", "/api/me", RequestKind.CLOUD),
+        (b"POST", "/api/signout", RequestKind.CLOUD),
+        (b"DELETE", "/api/user/keys/abc", RequestKind.CLOUD),
+        (b"POST", "/api/experimental/web_search", RequestKind.CLOUD),
+        (b"POST", "/api/experimental/web_fetch", RequestKind.CLOUD),
+        (b"GET", "/v1/models/gpt-oss:120b-cloud", RequestKind.CLOUD),
+        (b"GET", "/v1/models/gpt-oss:120b", RequestKind.OTHER),
+        (b"GET", "/api/me", RequestKind.OTHER),
+        (b"DELETE", "/api/user", RequestKind.OTHER),
+        (b"GET", "/api/experimental/model-recommendations", RequestKind.OTHER),
     ],
 )
 def test_routes(method: bytes, path: str, kind: RequestKind) -> None:
     assert find_route(method, path).kind is kind
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"model":"m","query":"x"}', b'{"name":"m:cloud"}'])
+def test_a_request_about_an_account_names_no_model_whatever_its_body_says(body: bytes) -> None:
+    assert request("/api/experimental/web_search", body) == RouteRequest(
+        RequestKind.CLOUD, None, "", len(body), "127.0.0.1"
+    )
 
 
 @pytest.mark.parametrize("name", ["m:8b num_ctx=4", "two words", "tab\tbed", "bell\x07"])

@@ -7,13 +7,25 @@ import json
 import logging
 import random
 import re
+import sys
+import time
 import tracemalloc
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from corral.gateway.wire.fields import route_request
+from corral.gateway.wire.routes import find_route
+from corral.model import RouteRequest
 from tests.gateway.wire.conftest import Start
 from tests.gateway.wire.harness import CHAT, CHAT_WHOLE, Client, RunningGateway, post, until
 from tests.gateway.wire.replica import Call
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 HOST = b"Host: localhost\r\n"
 CL = b"Content-Length: 5\r\n"
@@ -253,6 +265,113 @@ async def test_malformed_json_passes_to_ollamas_own_400(start: Start, body: byte
     status, _, answer = await gateway.ask(post("/api/chat", body))
     assert (status, json.loads(answer)) == (400, {"error": "unexpected EOF"})
     assert gateway.replicas[0].calls[0].body == body
+    gateway.assert_nothing_held()
+
+
+# ---- bodies that are read for routing only
+
+_FORM = b"multipart/form-data; boundary="
+_FILE = b'Content-Disposition: form-data; name="file"; filename="f"\r\n'
+_ZSTD = b"\x28\xb5\x2f\xfd\x00\x58"  # a frame of unknown size, with a window of 2 MiB
+FORMS: dict[str, Callable[[int], tuple[bytes, bytes]]] = {
+    "a file of boundaries that are none": lambda n: (_FORM + b"b", _opened(_FILE) + b"\r\n--bx" * (n // 6)),
+    "a file of half a boundary": lambda n: (_FORM + b"b", _opened(_FILE) + b"\r\n--" * (n // 4)),
+    "a file of all but the last byte": lambda n: (
+        _FORM + b"-" * 69 + b"b",
+        _opened(_FILE, b"-" * 69 + b"b") + (b"\r\n--" + b"-" * 69) * (n // 73),
+    ),
+    "a file of dashes": lambda n: (_FORM + b"-" * 70, _opened(_FILE, b"-" * 70) + b"-" * n),
+    "a file of line ends": lambda n: (_FORM + b"b", _opened(_FILE) + b"\r\n" * (n // 2)),
+    "parts without number": lambda n: (_FORM + b"b", b"--b\r\n\r\n\r\n" * (n // 9)),
+    "headers without number": lambda n: (_FORM + b"b", b"--b\r\n" + b"a:\r\n" * (n // 4)),
+    "a header without end": lambda n: (_FORM + b"b", b"--b\r\nContent-Disposition: form-data" + b"x" * n),
+    "parameters without number": lambda n: (_FORM + b"b", _opened(_FILE[:-2] + b";a=b" * (n // 4) + b"\r\n")),
+    "quotes without end": lambda n: (
+        _FORM + b"b",
+        _opened(_FILE[:-2] + b';x="' + b"\\" * 7000 + b"\r\n") * (n // 7000),
+    ),
+    "spaces behind a boundary": lambda n: (_FORM + b"b", _opened(_FILE) + b"\r\n--b" + b" " * n + b"x"),
+    "parameters of the content type": lambda n: (_FORM + b"b" + b";a=b" * min(n // 4, 8000), _opened(_FILE)),
+    "quotes of the content type": lambda n: (_FORM + b'"' + b"\\" * min(n, 32_000), _opened(_FILE)),
+}
+COMPRESSED: dict[str, Callable[[int], bytes]] = {
+    "empty blocks": lambda n: _ZSTD + b"\0\0\0" * (n // 3),
+    "blocks of one byte": lambda n: _ZSTD + b"\x0a\0\0x" * (n // 4),
+    "empty frames": lambda n: (_ZSTD + b"\x01\0\0") * (n // 9),
+    "skippable frames": lambda n: b"\x50\x2a\x4d\x18\0\0\0\0" * (n // 8),
+    "a bomb": lambda n: zstd.compress(b"\0" * (10 * n)),
+    "noise": lambda n: random.Random(5).randbytes(n),
+}
+
+
+def _opened(head: bytes, boundary: bytes = b"b") -> bytes:
+    """A form whose first part has this head."""
+    return b"--%b\r\n%b\r\n" % (boundary, head)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of three tries the best: whatever else goes on only makes it slower."""
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _route(path: str, body: bytes, content_type: bytes, encoding: bytes | None = None) -> RouteRequest:
+    return route_request(find_route(b"POST", path), body, content_type, "t", encoding=encoding, target=b"/")
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+def test_no_form_takes_more_time_than_its_length_allows(name: str) -> None:
+    taken = []
+    for size in (1 << 18, 1 << 21):
+        content_type, body = FORMS[name](size)
+        assert _route("/v1/audio/transcriptions", body, content_type).model is None
+        taken.append(_seconds(partial(_route, "/v1/audio/transcriptions", body, content_type)))
+    assert taken[1] < 8 * 3 * taken[0] + 0.02, "a square would take 64 times as long"
+
+
+@pytest.mark.parametrize("name", list(COMPRESSED))
+def test_no_compressed_body_takes_more_time_than_its_length_allows(name: str) -> None:
+    taken = []
+    for size in (1 << 18, 1 << 21):
+        body = COMPRESSED[name](size)
+        assert _route("/v1/responses", body, b"application/json", b"zstd").model is None
+        taken.append(_seconds(partial(_route, "/v1/responses", body, b"application/json", b"zstd")))
+    assert taken[1] < 8 * 3 * taken[0] + 0.02, "a square would take 64 times as long"
+
+
+async def test_a_query_of_many_fields_is_not_read(start: Start) -> None:
+    gateway = await start(1)
+    body = b"--b\r\nContent-Disposition: form-data; name=model\r\n\r\nm\r\n--b--"
+    request = post("/v1/audio/transcriptions?" + "a&" * 15_000, body, f"Content-Type: {_FORM.decode()}b")
+    assert (await gateway.ask(request))[0] == 200
+    assert gateway.replicas[0].calls[0].body == body
+
+
+async def test_what_cannot_be_read_takes_no_slot_and_reaches_the_replica_as_it_came(start: Start) -> None:
+    gateway = await start(1, slots=1)
+    taken: list[int] = []
+
+    async def own_400(call: Call) -> None:
+        taken.append(sum(gateway.states[0].inflight_by_model.values()))
+        await call.json({"error": "unexpected EOF"}, "400 Bad Request")
+
+    gateway.replicas[0].answer = own_400
+    sent = []
+    for make in FORMS.values():
+        content_type, body = make(4096)
+        content_type = content_type[:4000]
+        sent.append((post("/v1/audio/transcriptions", body, f"Content-Type: {content_type.decode()}"), body))
+    for pack in COMPRESSED.values():
+        body = pack(4096)
+        sent.append((post("/v1/responses", body, "Content-Encoding: zstd"), body))
+    for request, body in sent:
+        assert (await gateway.ask(request))[0] == 400
+        assert gateway.replicas[0].calls[-1].body == body
+    assert set(taken) == {0}
     gateway.assert_nothing_held()
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from corral.gateway.carried import Carried
 from corral.gateway.wire.dialect import StreamEnd, read_ending
-from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.request_head import parse_request_head
 from corral.gateway.wire.tenant import tenant_of
 from corral.gateway.wire.why import why
@@ -174,13 +174,13 @@ class Spy:
         carrier = gateway.gateway.carrier
         finished, submit = carrier.finished, carrier.submit
 
-        def note_end(exchange: Exchange, *, ok: bool, figures: Figures | None) -> None:
+        def note_end(ticket: Carried, *, ok: bool, figures: Figures | None) -> None:
             self.figures.append(figures)
-            finished(exchange, ok=ok, figures=figures)
+            finished(ticket, ok=ok, figures=figures)
 
-        def note_request(exchange: Exchange) -> None:
-            self.requests.append(exchange.request)
-            submit(exchange)
+        def note_request(ticket: Carried) -> None:
+            self.requests.append(ticket.request)
+            submit(ticket)
 
         carrier.finished = note_end  # type: ignore[method-assign]
         carrier.submit = note_request  # type: ignore[method-assign]
