@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import isinf
 from typing import Any, Final
 
 import aiohttp
@@ -26,20 +27,21 @@ class Trouble(Exception):
 class OwnRequests:
     """What the gateway itself asks of one replica.
 
-    None of them names a ``keep_alive`` but the one that ends it: else a model stays as long as the replica's own
-    ``OLLAMA_KEEP_ALIVE`` says.
+    A model stays as long as the replica's own ``OLLAMA_KEEP_ALIVE`` says, but where a client wants it otherwise.
     """
 
     def __init__(self, session: aiohttp.ClientSession, host: str, port: int) -> None:
         self._session = session
         self._base = URL.build(scheme="http", host=host, port=port)
 
-    async def load(self, model: str, signature: str = "") -> bool:
+    async def load(self, model: str, signature: str = "", keep_alive_s: float | None = None) -> bool:
         """Wait until the model is in memory, with the options of ``signature``; returns whether it can be prompted.
 
-        Raises :class:`Trouble`.
+        ``keep_alive_s``: how long it is to stay without requests, infinity for ever. Raises :class:`Trouble`.
         """
         fields = load_fields(signature)
+        if keep_alive_s is not None:
+            fields["keep_alive"] = -1 if isinf(keep_alive_s) else keep_alive_s
         try:
             status, error = await self._post("/api/generate", {"model": model, "stream": False, **fields}, LOAD_S)
             talks = _EMBEDS_ONLY not in error

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
 from random import Random
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from corral.errors import Refusal
 from corral.gateway.schedule.balance import Balance
@@ -28,6 +28,7 @@ from corral.gateway.schedule.forecast import Ask, Forecast
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.placement import Placer
 from corral.gateway.schedule.roster import FREEZING_KINDS, LEADER_KINDS, Roster
+from corral.gateway.schedule.sharing import Sharing, sharing
 from corral.gateway.schedule.standing import Wanted
 from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.gateway.schedule.waiting import STORE_LANE, Lane, QueueLimits, ServiceTime, Waiting, lane_of
@@ -103,6 +104,8 @@ class Dispatcher(Generic[T]):
         key = lane_of(request)
         if request.kind is RequestKind.INFERENCE and request.model is not None:
             self.placer.arrived(key, now_s)
+            if request.keep_alive_s is not None or self.placer.keeping.wishes:
+                self.placer.keeping.asked(request.model, request.keep_alive_s, now_s)
             ticket.ask = self.forecast.ask(request)
             ticket.cost_s = self.forecast.service_s(ticket.ask)
         placing = self._place(ticket, now_s, effects)
@@ -123,8 +126,7 @@ class Dispatcher(Generic[T]):
         request, model = ticket.request, ticket.request.model
         if not self.places or model is None or request.kind is not RequestKind.INFERENCE:
             return False
-        others = f"{model} "
-        if any(key == model or key.startswith(others) for key in self.waiting.lanes):
+        if self.waiting.is_awaited(model):
             return False
         serving = [member for member in self._roster.serving(ticket) or () if member.places(model)]
         return bool(serving) and not any(member.memory.holds(model, request.signature) for member in serving)
@@ -327,8 +329,7 @@ class Dispatcher(Generic[T]):
         """Where it can be loaded nowhere, whoever asks is sent all the same: then Ollama itself says why."""
         model, signature = ticket.request.model or "", ticket.request.signature
         for member in serving:
-            swap = member.memory.swap
-            if member.memory.holds(model, signature) or (swap is not None and swap.model == model):
+            if member.memory.holds(model, signature) or member.memory.is_changing(model):
                 return []
             if not member.memory.is_failed(ticket.request.key, now_s):
                 return []
@@ -340,7 +341,8 @@ class Dispatcher(Generic[T]):
             ask = self.forecast.ask(request)
         views = self._views(ask, request.model, free, now_s)
         member, decision = self._choose(ticket, free, views)
-        choice = Choice(now_s, request.model, request.kind, now_s - ticket.arrived_at_s, decision, tuple(views))
+        waited_s = now_s - ticket.arrived_at_s
+        choice = Choice(now_s, request.model, request.kind, waited_s, decision, tuple(views), request.alias)
         self.choices.append(choice)
         lease = self._roster.lease(member, ticket, now_s)
         if self._learn is not None:
@@ -348,6 +350,8 @@ class Dispatcher(Generic[T]):
         if ask is not None and lease.key is not None:
             self.forecast.sent(member, lease, ask, decision.predicted, now_s)
         self.homes[ticket] = member
+        if lease.is_cloud:
+            ticket.cost_s = 0.0  # of no GPU here
         self.waiting.sent(ticket)
         ticket.lease, ticket.decision, ticket.asked = lease, decision, True
         effects.append(Send(ticket, lease, decision))
@@ -392,6 +396,23 @@ class Dispatcher(Generic[T]):
             )
         except Exception as error:  # foreign code, as above
             self.policy_error = f"could not learn: {error!r}"
+
+    def sharing(self, request: RouteRequest, now_s: float, coming: int) -> Sharing | None:
+        """Whether it had better be worked off in parts, where so many others come in a moment."""
+        ticket = cast("T", Ticket(request, now_s))
+        members = self._roster.serving(ticket)
+        if members is None or self.stopping or self.is_frozen(ticket):
+            return None
+        lane = self.waiting.lanes.get(lane_of(request))
+        return sharing(
+            members,
+            self.forecast,
+            request,
+            now_s,
+            places=self.places,
+            waiting=coming + (0 if lane is None else len(lane.tickets)),
+            room=(self.limits.max_requests - self.waiting.total - coming) // 2,
+        )
 
     def _is_answered(self, asked_at_s: float, now_s: float) -> bool:
         """Whether every usable replica's list was read since then, or it has been awaited long enough."""

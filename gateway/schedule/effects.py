@@ -59,6 +59,8 @@ class Load(NamedTuple):
     signature: str
     """The options to load it with, as in :class:`RouteRequest`."""
     number: int
+    keep_alive_s: float | None = None
+    """How long it is to stay without requests, as a client wants it, infinity for ever; None: as its replica does."""
 
 
 class Unload(NamedTuple):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections import Counter
+from typing import Generic, NamedTuple, TypeVar
 
 from corral.gateway.schedule.health import Change, HealthRecord, HealthRules
 from corral.gateway.schedule.memory import Memory
 from corral.gateway.schedule.slots import SlotFinder
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.model import GpuLoad, Health, Hold, OllamaSample, Prediction, Replica, ReplicaState, ReplicaView
+from corral.model import (
+    GpuLoad,
+    Health,
+    Hold,
+    InstalledModel,
+    OllamaSample,
+    Prediction,
+    Replica,
+    ReplicaState,
+    ReplicaView,
+)
 
 T = TypeVar("T", bound=Ticket)
 
@@ -16,6 +27,18 @@ _UNREAD_TICKS = 8
 """Two seconds."""
 LOADED_FRESH_S = 30.0
 """After this long without a reading, what is in a replica's memory is not known any more."""
+
+
+class Use(NamedTuple):
+    """What the gateway knows of how one model is used on one replica."""
+
+    slots: int | None = None
+    """How many requests for it are served at once; None: not known yet."""
+    inflight: int = 0
+    used_s: float | None = None
+    """When a request for it was last sent or ended there; None: none was, since it came into memory."""
+    since_s: float | None = None
+    """When it came into memory, or was first seen there; None: it is not there."""
 
 
 class Member(Generic[T]):
@@ -40,6 +63,8 @@ class Member(Generic[T]):
         self.shut = False
         """Ejected, and not to be tried with a request now."""
         self.version: str | None = None
+        self.listed: dict[str, InstalledModel] = {}
+        """The models in its store, by name."""
         self.installed: frozenset[str] = frozenset()
         self.remote: frozenset[str] = frozenset()
         self.installed_at_s: float | None = None
@@ -95,11 +120,35 @@ class Member(Generic[T]):
             found = self._found_slots[model] = SlotFinder()
         return found.observe(lease.inflight, queued_s, now_s - lease.sent_at_s, now_s)
 
+    def use_of(self, model: str) -> Use:
+        """How the model is used there, as far as that is known."""
+        found, held = self._found_slots.get(model), self.memory.models.get(model)
+        slots = self.replica.slots or (None if found is None else found.slots)
+        inflight = self.inflight.get(model, 0)
+        used = held is not None and (held.served_s > 0 or inflight > 0)
+        since_s = None if held is None else held.since_s
+        return Use(slots, inflight, held.used_s if held is not None and used else None, since_s)
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether what is in its memory may change at any moment by what it was asked."""
+        swap = self.memory.swap
+        if swap is not None and swap.is_begun:
+            return True
+        return any(lease.key is not None and not lease.committed for lease in self.leases.values())
+
+    def is_loading(self, model: str) -> bool:
+        """Whether it was asked to load the model, or was sent a request for it that has had no byte yet."""
+        swap = self.memory.swap
+        if swap is not None and swap.is_loading and swap.model == model:
+            return True
+        return any(lease.key == model and not lease.committed for lease in self.leases.values())
+
     def may_have(self, model: str, signature: str) -> bool:
         """Whether a request for it may be sent, under a policy that places models: it is in memory, or that is not
         known, or it is not the replica's to run, so that Ollama itself answers at once."""
         memory = self.memory
-        if memory.holds(model, signature):
+        if memory.holds(model, signature) or model in self.remote:
             return True
         if self._unread_ticks and self.may_run(model):
             return False
@@ -114,8 +163,8 @@ class Member(Generic[T]):
         return model in self.installed or self.installed_at_s is None
 
     def has_room(self, model: str | None) -> bool:
-        """Whether a slot is free for ``model``; a request without a model needs none."""
-        return model is None or self.inflight.get(model, 0) < self.slots_of(model)
+        """Whether a slot is free for ``model``; a request without a model needs none, nor does one for a stub."""
+        return model is None or self.inflight.get(model, 0) < self.slots_of(model) or model in self.remote
 
     def lease(self, ticket: T, model: str | None, now_s: float) -> Lease:
         """Count the ticket in. ``model`` is the one it runs, None if none; a stub of a cloud model runs elsewhere."""
@@ -133,6 +182,12 @@ class Member(Generic[T]):
                 self.memory.use(key, ticket.request.signature, now_s)
         self._view = None
         return lease
+
+    def taken_up(self, lease: Lease) -> None:
+        """The replica has worked on the request: its model stays for as long as that said."""
+        keep_alive_s = lease.ticket.request.keep_alive_s
+        if keep_alive_s is not None and lease.key is not None:
+            self.memory.keep(lease.key, keep_alive_s)
 
     def predicted(self, lease: Lease, prediction: Prediction, now_s: float) -> None:
         """What the request that was just counted in is thought to take."""
@@ -168,11 +223,28 @@ class Member(Generic[T]):
                 del self.inflight[key], self._areas[key]
             self.taken -= 1
             self.memory.served(key, now_s - lease.sent_at_s, now_s)
-            if not count and not self.memory.is_known:
-                self.memory.models.pop(key, None)
+            if not count:
+                self._idle(key, now_s)
             self._uncount(lease)
         self._view = None
         return lease
+
+    def _idle(self, model: str, now_s: float) -> None:
+        """Nobody uses the model there any more."""
+        if not self.memory.is_known:
+            self.memory.models.pop(model, None)
+        elif self.memory.leaves_when_idle(model):
+            self.memory.unloaded(model, now_s)
+            self.left.append(model)
+
+    def recount(self, now_s: float) -> None:
+        """Its leases go by other names: slots are counted anew, and what was going on in company is not known."""
+        self._account(now_s)
+        self.inflight = dict(Counter(lease.key for lease in self.leases.values() if lease.key is not None))
+        self._areas = dict.fromkeys(self.inflight, 0.0)
+        for lease in self.leases.values():
+            lease.mark = lease.ask = None
+        self._view = None
 
     def _uncount(self, lease: Lease) -> None:
         predicted = lease.predicted
@@ -247,10 +319,12 @@ class Member(Generic[T]):
         changed = self._read_loaded(sample, now_s)
         if sample.installed is None or (self.installed_at_s is not None and taken_s < self.installed_at_s):
             return changed
-        installed = frozenset(model.name for model in sample.installed)
-        remote = frozenset(model.name for model in sample.installed if model.remote)
-        changed |= self.installed_at_s is None or (installed, remote) != (self.installed, self.remote)
-        self.installed, self.remote, self.installed_at_s = installed, remote, taken_s
+        listed = {model.name: model for model in sample.installed}
+        if self.installed_at_s is None or listed != self.listed:
+            changed = True
+            self.listed, self.installed = listed, frozenset(listed)
+            self.remote = frozenset(model.name for model in sample.installed if model.remote)
+        self.installed_at_s = taken_s
         return changed
 
     def _read_loaded(self, sample: OllamaSample, now_s: float) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from corral.gateway.schedule.aliases import Move
 from corral.model import LoadedModel, Replica
 
 DEFAULT_MAX_LOADED: Final = 3
@@ -28,11 +29,25 @@ class Held:
     """Seconds of requests since it came."""
     context_tokens: int | None = None
     """The context length that it was loaded with, as it said itself."""
+    keep_alive_s: float | None = None
+    """How long it stays without requests, as a client last said; None: as long as the replica keeps models."""
 
     def asks_for_as_much(self, signature: str) -> bool:
         """A request names the very context length that the model took by itself: Ollama does not load it anew."""
         by_itself = self.signature is None or not self.signature
         return by_itself and self.context_tokens is not None and signature == f"num_ctx={self.context_tokens}"
+
+    def stays_s(self, now_s: float) -> float:
+        """How much longer a client wants it to stay, if nobody asks for it; 0 where none has said."""
+        return 0.0 if self.keep_alive_s is None else max(0.0, self.used_s + self.keep_alive_s - now_s)
+
+    def join(self, other: Held) -> None:
+        """The other turned out to be this."""
+        if other.used_s > self.used_s:
+            self.used_s, self.keep_alive_s = other.used_s, other.keep_alive_s
+        self.since_s = min(self.since_s, other.since_s)
+        self.served_s += other.served_s
+        self.signature = self.signature if self.signature == other.signature else None
 
 
 @dataclass(slots=True)
@@ -48,10 +63,23 @@ class Swap:
     is_unloading: bool = False
     loading_s: float = 0.0
     """When it was asked for."""
+    keep_alive_s: float | None = None
+    """How long it is asked to stay; None: as long as the replica keeps models."""
 
     @property
     def key(self) -> str:
         return f"{self.model} {self.signature}" if self.signature else self.model
+
+    def rename(self, moves: Mapping[str, Move]) -> bool:
+        """Some of it goes by other names from now on; True: it was about these."""
+        names = [self.model, *self.leaving]
+        if not any(name in moves for name in names):
+            return False
+        if self.model in moves:
+            move = moves[self.model]
+            self.model, self.signature = move.to, move.signature(self.signature) or ""
+        self.leaving = list(dict.fromkeys(moves[name].to if name in moves else name for name in self.leaving))
+        return True
 
     @property
     def is_begun(self) -> bool:
@@ -121,6 +149,17 @@ class Memory:
             if held.signature != signature and not held.asks_for_as_much(signature):
                 held.signature, held.context_tokens = signature, None
 
+    def keep(self, model: str, keep_alive_s: float) -> None:
+        """A client said how long it is to stay when nobody uses it any more."""
+        held = self.models.get(model)
+        if held is not None:
+            held.keep_alive_s = keep_alive_s
+
+    def leaves_when_idle(self, model: str) -> bool:
+        """Whether a client wants it to leave as soon as nobody uses it."""
+        held = self.models.get(model)
+        return held is not None and held.keep_alive_s == 0.0
+
     def served(self, model: str, seconds: float, now_s: float) -> None:
         held = self.models.get(model)
         if held is not None:
@@ -170,15 +209,34 @@ class Memory:
         self.is_known = False
         self.read_at_s = None
 
+    def rename(self, moves: Mapping[str, Move]) -> None:
+        """Some models go by other names from now on; two of them may have been one all the time."""
+        gone = {name: self.models.pop(name) for name in moves if name in self.models}
+        for name, held in gone.items():
+            move = moves[name]
+            held.signature = move.signature(held.signature)
+            there = self.models.setdefault(move.to, held)
+            if there is not held:
+                there.join(held)
+        for key in [key for key in self.failed if key.partition(" ")[0] in moves]:
+            del self.failed[key]
+        if self._unseen is not None:
+            self._unseen.rename(moves)
+        if self.swap is not None and self.swap.rename(moves) and not self.swap.is_begun:
+            self.swap = None  # it was planned for what turned out to be something else
+        self._before_load, self._lost = frozenset(), {}  # what is missing under its old name has not left
+
     # ---- changes
 
     def begin(self, swap: Swap) -> None:
         self.swap = swap
 
-    def loading(self, now_s: float) -> None:
-        assert self.swap is not None
-        self.swap.is_loading, self.swap.loading_s = True, now_s
+    def loading(self, now_s: float, keep_alive_s: float | None = None) -> Swap:
+        swap = self.swap
+        assert swap is not None
+        swap.is_loading, swap.loading_s, swap.keep_alive_s = True, now_s, keep_alive_s
         self._before_load, self._lost = frozenset(self.models), {}
+        return swap
 
     def unloaded(self, model: str, now_s: float) -> None:
         self.models.pop(model, None)
@@ -191,7 +249,7 @@ class Memory:
         self.swap = None
         self.changed_s = now_s
         if ok:
-            self.models[swap.model] = Held(swap.signature, now_s, now_s)
+            self.models[swap.model] = Held(swap.signature, now_s, now_s, keep_alive_s=swap.keep_alive_s)
             self._unseen = swap
             if swap.key in self.failed:  # forgiven, and once it is listed forgotten
                 self.failed[swap.key] = (self.failed[swap.key][0], now_s)

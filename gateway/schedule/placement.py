@@ -13,13 +13,15 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import exp
+from collections.abc import Mapping, Sequence
+from math import exp, inf
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from corral.gateway.schedule.aliases import Move
 from corral.gateway.schedule.demand import Arrivals
 from corral.gateway.schedule.effects import Effect
 from corral.gateway.schedule.forecast import Forecast
+from corral.gateway.schedule.keeping import Keeping
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.memory import Held
 from corral.gateway.schedule.room import Room
@@ -44,6 +46,10 @@ _HYSTERESIS: Final = 1.5
 """What a further copy saves must be so many times what something that leaves for it loses."""
 _COPY_COST: Final = 0.1
 """What a load weighs where nothing has to leave for it: it only takes time that nobody else wants."""
+_KEPT: Final = 0.1
+_HALF_KEPT_S: Final = 300.0
+"""A model that a client wants kept, idle or not, costs that share of its load more, and half of it where only so long
+is left: of two that nobody asks for the other one leaves, and it leaves for one that is asked for."""
 _MOST_KEYS: Final = 512
 """Keys come from clients: those asked for last are remembered."""
 
@@ -70,7 +76,8 @@ class Placer(Generic[T]):
         self._due_s: dict[str, float] = {}
         """By key: when to look at it next."""
         self._room = Room(lambda: roster.members.values(), forecast.costs)
-        self.swaps: Swaps[T] = Swaps(roster, forecast)
+        self.keeping = Keeping()
+        self.swaps: Swaps[T] = Swaps(roster, forecast, self.keeping)
 
     # ---- what is asked for
 
@@ -87,6 +94,14 @@ class Placer(Generic[T]):
         for key in [key for key in self._due_s if key not in self._arrivals]:
             del self._due_s[key]
         self._room.look_again()
+        self.keeping.forget_old(now_s)
+
+    def rename(self, moves: Mapping[str, Move]) -> None:
+        """Some models go by other names from now on."""
+        for model, move in moves.items():
+            self.keeping.rename(model, move.to)
+        self._room.look_again()
+        self.look_again()
 
     def look_again(self) -> None:
         """Something changed: what was not worth while may be now."""
@@ -238,7 +253,7 @@ class Placer(Generic[T]):
             return None
         arrivals = self._arrivals.get(key)
         hertz = 0.0 if arrivals is None else arrivals.hertz(now_s)
-        return (1.0 - exp(-hertz * HORIZON_S)) * again_s * (1.0 + hertz * again_s)
+        return (1.0 - exp(-hertz * HORIZON_S)) * again_s * (1.0 + hertz * again_s) + _kept(held, now_s) * again_s
 
     def _standing(self, wanted: Wanted, now_s: float) -> Standing:
         return standing_of(self._roster.usable(), self._forecast, self._arrivals, wanted, now_s)
@@ -257,8 +272,16 @@ class Placer(Generic[T]):
             for model in sorted(member.replica.pinned):
                 if model in memory.models or not member.places(model) or memory.is_failed(model, now_s):
                     continue
+                if model in self._roster.frozen:
+                    continue
                 wanted = Wanted(model, model, "", 1, 0.0, 1)
                 move = self._move(wanted, member, now_s, self._standing(wanted, now_s), is_first=True)
                 if move is not None:
                     self._begin(move, wanted, now_s, effects)
                     break
+
+
+def _kept(held: Held, now_s: float) -> float:
+    """How much a client wants it to stay, in loads: the more the longer that is from now."""
+    left_s = held.stays_s(now_s)
+    return _KEPT if left_s == inf else _KEPT * left_s / (left_s + _HALF_KEPT_S)

@@ -9,7 +9,7 @@ from corral.gateway.schedule.health import HealthRules
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.memory import Memory
 from corral.gateway.schedule.ticket import Lease, Ticket
-from corral.model import Health, Hold, Replica, RequestKind
+from corral.model import Health, Hold, Replica, RequestKind, is_cloud_model
 
 T = TypeVar("T", bound=Ticket)
 
@@ -32,6 +32,8 @@ class Roster(Generic[T]):
         self._any_shut = False
         self._having: dict[str, list[Member[T]]] = {}
         """By model, the usable members known to have it; only models that somebody has."""
+        self._stubs: set[str] = set()
+        """Of these, the models that all of them have as stubs only: they run in Ollama's cloud."""
         self._turn = 0.0
         self._holds: dict[str, Hold] = {}
         """By id: a replica may be held before it is there; a hold ends with its replica."""
@@ -40,6 +42,8 @@ class Roster(Generic[T]):
         self._listed: frozenset[str] = frozenset()
         """Models that some member lists as its own."""
         self._any_kept_off = False
+        self.mentioned: frozenset[str] = frozenset()
+        """Models that the configuration of some member names."""
 
     def set_replicas(self, replicas: Sequence[Replica]) -> None:
         """Take over a new list; a replica whose address did not change keeps its leases and what is known of it."""
@@ -52,6 +56,7 @@ class Roster(Generic[T]):
             member.memory = Memory()  # nobody tells it any more what becomes of a change
         self._listed = frozenset().union(*(replica.models or () for replica in replicas))
         self._any_kept_off = any(replica.kept_off for replica in replicas)
+        self.mentioned = self._listed.union(*(replica.pinned | replica.kept_off for replica in replicas))
         self.refresh()
 
     def hold(self, replica_id: str, hold: Hold | None) -> bool:
@@ -81,6 +86,7 @@ class Roster(Generic[T]):
         self._usable = [member for member in self.members.values() if member.is_usable]
         self._any_shut = any(member.shut for member in self._usable)
         self._having = {}
+        self._stubs = set()
 
     def usable(self) -> Sequence[Member[T]]:
         """Those that requests may be sent to, ejected ones among them."""
@@ -108,6 +114,7 @@ class Roster(Generic[T]):
         4. Without those that failed the ticket.
         5. Of these, the ones not ejected; if there are none, the ejected ones (last resort).
         6. To let go of a model: of these, the ones that hold it; if there are none, all the same.
+        7. What is done in Ollama's cloud is done in the name of a replica's account: of these, always the first.
         """
         pool = self._usable
         kind, model = ticket.request.kind, ticket.request.model
@@ -118,7 +125,7 @@ class Roster(Generic[T]):
             having = self._having.get(model) or self._find(model)
             if having:
                 pool = having
-            elif kind is not RequestKind.CLOUD:
+            elif not self._is_for_account(kind, model):
                 if pool and not ticket.asked:
                     return None
                 pool = self._who_else(model)
@@ -130,7 +137,13 @@ class Roster(Generic[T]):
             pool = [member for member in pool if not member.shut] or pool
         if kind is RequestKind.UNLOAD:
             pool = [member for member in pool if model in member.memory.models] or pool
-        return pool
+        return pool[:1] if self._is_for_account(kind, model) else pool
+
+    def _is_for_account(self, kind: RequestKind, model: str | None) -> bool:
+        """Whether Ollama's cloud answers, in the name of the account that the replica is signed in with."""
+        if kind is RequestKind.CLOUD or model in self._stubs:
+            return kind is not RequestKind.OTHER
+        return kind is RequestKind.SHOW and model is not None and is_cloud_model(model)
 
     def is_coming(self, ticket: T) -> bool:
         """Whether one that is held only for now could serve the ticket."""
@@ -160,6 +173,8 @@ class Roster(Generic[T]):
         having = [member for member in self._usable if model in member.installed]
         if having:
             self._having[model] = having
+            if all(model in member.remote for member in having):
+                self._stubs.add(model)
         return having
 
     def _who_else(self, model: str) -> list[Member[T]]:
@@ -185,12 +200,14 @@ class Roster(Generic[T]):
         """Send the ticket to the member: count it in and move the rotation on."""
         kind = ticket.request.kind
         lease = member.lease(ticket, ticket.request.model if kind is RequestKind.INFERENCE else None, now_s)
+        if lease.is_cloud:
+            return lease  # it is no work of the replica's, and no trial of one that was ejected
         # A replica that was busy or away does not get the turns it missed all at once: it starts from the present.
         self._turn = max(self._turn, member.turn)
         member.turn = self._turn + 1.0 / member.replica.weight
         if kind is RequestKind.STORE:
             self._store_work.setdefault(member.replica.store, {})[ticket] = member
-        if member.health.state is Health.EJECTED and not member.shut:
+        if member.health.state is Health.EJECTED and not member.shut and kind is not RequestKind.STORE:
             member.probation, member.shut = ticket, True
             self.refresh()
         return lease

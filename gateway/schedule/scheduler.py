@@ -17,11 +17,14 @@ from random import Random
 from typing import Generic, TypeVar
 
 from corral.errors import CorralError, Fault, Refusal
+from corral.gateway.schedule.aliases import Unknown, Weights
 from corral.gateway.schedule.dispatcher import Dispatcher
 from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, LetGo
 from corral.gateway.schedule.health import Change, HealthRules
-from corral.gateway.schedule.member import Member
+from corral.gateway.schedule.member import Member, Use
+from corral.gateway.schedule.naming import Naming
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
+from corral.gateway.schedule.sharing import Sharing
 from corral.gateway.schedule.ticket import Lease, Ticket
 from corral.gateway.schedule.waiting import QueueLimits
 from corral.model import (
@@ -35,6 +38,7 @@ from corral.model import (
     ProbeResult,
     Replica,
     RequestKind,
+    RouteRequest,
     Snapshot,
 )
 
@@ -61,6 +65,7 @@ class Scheduler(Generic[T]):
         self._dispatcher = Dispatcher(self._roster, policy, limits, rng)
         self._forecast = self._dispatcher.forecast
         self._placer = self._dispatcher.placer
+        self._naming: Naming[T] = Naming(self._roster, self._dispatcher)
         self._sequence = 0
 
     def __repr__(self) -> str:
@@ -89,6 +94,32 @@ class Scheduler(Generic[T]):
     def usable(self) -> tuple[Replica, ...]:
         """The enabled replicas that are not down, in configuration order."""
         return tuple(member.replica for member in self._roster.usable())
+
+    def is_unsettled(self, replica_id: str) -> bool:
+        """Whether what is in the replica's memory may change at any moment by what it was asked."""
+        member = self._roster.members.get(replica_id)
+        return member is not None and member.is_unsettled
+
+    def use_of(self, replica_id: str, model: str) -> Use:
+        """How a model is used on one replica, under whatever name."""
+        member = self._roster.members.get(replica_id)
+        return Use() if member is None else member.use_of(self._naming.runner(model))
+
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """All names of a model that are one to Ollama, which has one of them in memory for all."""
+        return self._naming.names(model)
+
+    @property
+    def unknown_weights(self) -> tuple[Unknown, ...]:
+        """Models of which it should be known what they are made of, see :meth:`know_weights`."""
+        return self._naming.unknown
+
+    def sharing(self, request: RouteRequest, now_s: float, *, coming: int = 0) -> Sharing | None:
+        """Whether the request had better be worked off in parts; None: better whole. ``coming``: so many others will be
+        submitted in a moment."""
+        if request.keep_alive_s == 0.0:
+            return None  # the model would leave after each part
+        return self._dispatcher.sharing(self._naming.of(request), now_s, coming)
 
     def snapshot(self, now_s: float) -> Snapshot:
         waiting = self._dispatcher.waiting
@@ -125,6 +156,7 @@ class Scheduler(Generic[T]):
         for member in known.values():
             if self._roster.members.get(member.id) is not member:
                 self._forecast.forget(member.id)
+        self._naming.regroup(now_s)
         self._dispatcher.drain_all(now_s, effects)
         return effects
 
@@ -168,21 +200,23 @@ class Scheduler(Generic[T]):
         """
         effects: list[Effect[T]] = []
         self._roster.frozen = models
+        self._naming.regroup(now_s)  # else those would keep their aliases waiting
+        self._placer.swaps.go_on_everywhere(now_s, effects)  # or end, where it was for one of these
         self._dispatcher.drain_all(now_s, effects)
         return effects
+
+    def is_loading(self, replica_id: str, model: str) -> bool:
+        """Whether the replica may be loading the model: to be told to let go of it would mean nothing to it now."""
+        member = self._roster.members.get(replica_id)
+        return member is not None and member.is_loading(self._naming.runner(model))
 
     def left_memory(self, replica_id: str, model: str, now_s: float) -> list[Effect[T]]:
         """The replica was told to let go of the model, by somebody else than the scheduler."""
         effects: list[Effect[T]] = []
-        member = self._roster.members.get(replica_id)
-        if member is None or model not in member.memory.models:
-            return effects
-        if model not in member.inflight:
-            member.memory.unloaded(model, now_s)
-            member.memory_changed()
-            member.left.append(model)
+        member, model = self._roster.members.get(replica_id), self._naming.runner(model)
+        if member is not None and model in member.memory.models:
+            self._lets_go(member, model, now_s)
             self._forget_left(member)
-            self._placer.look_again()
         return effects
 
     def stop(self, now_s: float) -> list[Effect[T]]:
@@ -201,6 +235,8 @@ class Scheduler(Generic[T]):
         ticket.sequence, ticket.submitted_at_s = self._sequence, now_s
         self._sequence += 1
         effects: list[Effect[T]] = []
+        if self._naming.by_name:
+            self._naming.name(ticket)
         if self._dispatcher.stopping:
             self._dispatcher.refuse(ticket, Refusal.STOPPING, effects)
         else:
@@ -222,7 +258,10 @@ class Scheduler(Generic[T]):
         """The response has ended; ``ok=False``: its stream broke. ``figures``: what its end told; None: an error."""
         member = self._home(ticket)
         lease = member.leases[ticket]
-        if ok:
+        change = None
+        if lease.is_cloud:
+            member.health.heard(now_s)
+        elif ok:
             change = member.health.request_answered(lease.sent_at_s, now_s)
             if lease.key is not None:
                 self._learn(member, lease, figures, now_s)
@@ -230,15 +269,23 @@ class Scheduler(Generic[T]):
         else:
             change = self._blame(member, lease.sent_at_s, now_s, "the stream broke")
         effects: list[Effect[T]] = []
-        if ok and ticket.request.kind is RequestKind.UNLOAD and figures is not None:
-            self._let_go(member, ticket.request.model or "", now_s, effects)
+        request = ticket.request
+        if request.keep_alive_s is not None and (figures is not None or not ok):
+            member.taken_up(lease)
+        unloads, model = request.kind is RequestKind.UNLOAD, request.model or ""
+        if ok and figures is not None and (unloads or (request.keep_alive_s == 0.0 and lease.key is not None)):
+            # in one Ollama those that wait would keep it there, who does not care how long it stays
+            of_all = unloads or not self._dispatcher.waiting.is_awaited(model)
+            self._let_go(member, model, now_s, effects, of_all=of_all)
         self._release(ticket, member, change, now_s, effects)
         return effects
 
     def spared(self, ticket: T, now_s: float) -> list[Effect[T]]:
         """Its client left after it was sent: nobody's fault."""
         effects: list[Effect[T]] = []
-        self._release(ticket, self._home(ticket), None, now_s, effects)
+        member = self._home(ticket)
+        member.taken_up(member.leases[ticket])
+        self._release(ticket, member, None, now_s, effects)
         return effects
 
     def failed(self, ticket: T, fault: Fault, now_s: float) -> list[Effect[T]]:
@@ -294,13 +341,23 @@ class Scheduler(Generic[T]):
         for model in sample.installed or ():
             if model.size_bytes:
                 self._forecast.costs.know_size(model.name, model.size_bytes)
-        if member is not None and member.sampled(sample, now_s):
+        listed = None if member is None else member.listed
+        if member is not None and member.sampled(self._naming.read(sample), now_s):
             self._forget_left(member)
             self._roster.refresh()
+            if member.listed is not listed:
+                self._naming.regroup(now_s)
             self._placer.look_again()
             self._dispatcher.drain_all(now_s, effects)
         if sample.installed is not None:
             self._dispatcher.settle_asking(now_s, effects)
+        return effects
+
+    def know_weights(self, digest: str, weights: Weights, now_s: float) -> list[Effect[T]]:
+        """What the model of a manifest is made of: names of the same weights are one from now on."""
+        effects: list[Effect[T]] = []
+        if self._naming.know(digest, weights, now_s):
+            self._dispatcher.drain_all(now_s, effects)
         return effects
 
     def load_ended(self, replica_id: str, number: int, now_s: float, *, ok: bool) -> list[Effect[T]]:
@@ -368,21 +425,29 @@ class Scheduler(Generic[T]):
         if queued_s is not None:
             member.found_slots(lease, queued_s, now_s)
 
-    def _let_go(self, first: Member[T], model: str, now_s: float, effects: list[Effect[T]]) -> None:
-        """A client had a replica let go of a model: the others do, too, but where it is pinned. Whoever asks next has
-        it loaded again."""
+    def _let_go(self, first: Member[T], model: str, now_s: float, effects: list[Effect[T]], *, of_all: bool) -> None:
+        """A client had a replica let go of a model: the others (``of_all``) do, too, but where it is pinned. Whoever
+        asks next has it loaded again."""
+        self._placer.keeping.forget(model)
         for member in self._roster.members.values():
             if model not in member.memory.models:
                 continue
             if member is not first:
-                if model in member.replica.pinned or not member.is_usable:
+                if not of_all or model in member.replica.pinned or not member.is_usable:
                     continue
                 effects.append(LetGo(member.replica, model))
-            if model not in member.inflight:
-                member.memory.unloaded(model, now_s)
-                member.memory_changed()
-                member.left.append(model)
-                self._forget_left(member)
+            self._lets_go(member, model, now_s)
+            self._forget_left(member)
+
+    def _lets_go(self, member: Member[T], model: str, now_s: float) -> None:
+        """The model leaves as soon as nobody uses it there."""
+        if model in member.inflight:
+            member.memory.keep(model, 0.0)
+            return
+        member.memory.unloaded(model, now_s)
+        member.memory_changed()
+        member.left.append(model)
+        self._placer.look_again()
 
     def _forget_left(self, member: Member[T]) -> None:
         """What left its memory took its caches with it."""
@@ -410,6 +475,9 @@ class Scheduler(Generic[T]):
         lease = self._roster.release(member, ticket, now_s)
         del self._dispatcher.homes[ticket]
         ticket.lease = None
+        if member.left:
+            self._forget_left(member)
+            self._placer.look_again()
         self._dispatcher.waiting.ended(ticket, self._forecast.charge_s(lease, now_s))
         if member.memory.swap is not None and not self._dispatcher.stopping:
             self._placer.swaps.go_on(member, now_s, effects)

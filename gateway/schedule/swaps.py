@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Generic, TypeVar
 
 from corral.gateway.schedule.effects import Effect, Load, Unload
 from corral.gateway.schedule.forecast import Forecast
+from corral.gateway.schedule.keeping import Keeping
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.memory import Swap
 from corral.gateway.schedule.roster import Roster
@@ -18,9 +20,10 @@ T = TypeVar("T", bound=Ticket)
 class Swaps(Generic[T]):
     """Follows each change from its beginning to its end."""
 
-    def __init__(self, roster: Roster[T], forecast: Forecast) -> None:
+    def __init__(self, roster: Roster[T], forecast: Forecast, keeping: Keeping) -> None:
         self._roster = roster
         self._forecast = forecast
+        self._keeping = keeping
         self._numbers = 0
 
     def begin(
@@ -38,12 +41,13 @@ class Swaps(Generic[T]):
             return
         if member.memory.is_known:
             swap.leaving = [model for model in swap.leaving if model in member.memory.models]
-        if not swap.suits(member.replica):
+        if not swap.suits(member.replica) or swap.model in self._roster.frozen:
             member.memory.swap = None
             return
         if not swap.leaving:
-            member.memory.loading(now_s)
-            effects.append(Load(member.replica, swap.model, swap.signature, swap.number))
+            is_pinned = swap.model in member.replica.pinned
+            swap = member.memory.loading(now_s, inf if is_pinned else self._keeping.of(swap.model, now_s))
+            effects.append(Load(member.replica, swap.model, swap.signature, swap.number, swap.keep_alive_s))
             return
         model = next((model for model in swap.leaving if model not in member.inflight), None)
         if model is not None:

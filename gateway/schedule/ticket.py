@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corral.model import Choice, Decision, Prediction, Replica, RouteRequest
+from corral.model import Choice, Decision, Prediction, Replica, RequestKind, RouteRequest
 
 if TYPE_CHECKING:
     from corral.gateway.schedule.forecast import Ask
@@ -24,6 +24,7 @@ class Ticket:
         "cost_s",
         "decision",
         "excluded",
+        "given",
         "lease",
         "queued",
         "replayable",
@@ -35,6 +36,8 @@ class Ticket:
 
     def __init__(self, request: RouteRequest, arrived_at_s: float) -> None:
         self.request = request
+        self.given: RouteRequest | None = None
+        """What its client asked for, where :attr:`request` is for another name of the same."""
         self.arrived_at_s = arrived_at_s
         self.submitted_at_s = arrived_at_s
         self.replayable = True
@@ -60,6 +63,7 @@ class Ticket:
         return f"<{type(self).__name__} {self.sequence} {self.request.kind.value} {self.request.model} {state}>"
 
 
+_IN_CLOUD = (RequestKind.INFERENCE, RequestKind.CLOUD)
 _LATE = 1.5
 """A first byte that comes no later than so many times the prediction was not late."""
 
@@ -107,6 +111,11 @@ class Lease:
         """How many models shared the GPU then, its own among them."""
         self.mark: tuple[float, float, float] | None = None
         """When its answer began, and what had gone on at its replica until then, see ``Member.company``."""
+
+    @property
+    def is_cloud(self) -> bool:
+        """What was asked for runs in Ollama's cloud: how that goes says nothing of the replica."""
+        return self.key is None and self.ticket.request.kind in _IN_CLOUD
 
     def queued_s(self) -> float | None:
         """What it waited inside the replica, as far as its first byte was later than predicted; None: not known."""

@@ -122,11 +122,14 @@ class Waiting(Generic[T]):
 
     def add(self, ticket: T, now_s: float | None = None) -> None:
         """Let it wait. Its place is by when it arrived, which for one that comes back is not the end."""
+        self.shares.waits(ticket.request.tenant)
+        self._put(ticket)
+
+    def _put(self, ticket: T) -> None:
         key = lane_of(ticket.request)
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(self.limits, self.shares)
-        self.shares.waits(ticket.request.tenant)
         lane.add(ticket)
         self.total += 1
         ticket.queued = True
@@ -136,6 +139,12 @@ class Waiting(Generic[T]):
         self._take(ticket)
         self.shares.waits_no_more(ticket.request.tenant)
 
+    def move(self, ticket: T, request: RouteRequest) -> None:
+        """It goes on waiting, in the lane of this request, as if it always had."""
+        self._take(ticket)
+        ticket.request = request
+        self._put(ticket)
+
     def _take(self, ticket: T) -> None:
         key = lane_of(ticket.request)
         lane = self.lanes[key]
@@ -144,6 +153,11 @@ class Waiting(Generic[T]):
         ticket.queued = False
         if not lane.tickets:
             del self.lanes[key]
+
+    def is_awaited(self, model: str) -> bool:
+        """Whether anybody waits for the model, with whatever options."""
+        others = f"{model} "
+        return any(key == model or key.startswith(others) for key in self.lanes)
 
     # -- whose turn it is -----------------------------------------------------------------------------------------
 

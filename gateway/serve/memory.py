@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, Protocol
 
 import aiohttp
@@ -57,6 +57,8 @@ class MemoryKeeper:
         self._metrics = metrics
         self._clock = clock
         self.report_bug: Callable[[str, Exception], None] = lambda where, error: None
+        self.names_of: Callable[[str], Collection[str]] = lambda model: (model,)
+        """All names of a model: a replica lists it by the one that it was loaded by."""
         self._running: dict[asyncio.Task[None], Load | Unload] = {}
         """Those whose end was not yet told."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +115,7 @@ class MemoryKeeper:
     async def _load(self, load: Load) -> None:
         began_s = self._clock()
         try:
-            await self._ask(load.replica).load(self._spelled(load), load.signature)
+            await self._ask(load.replica).load(self._spelled(load), load.signature, load.keep_alive_s)
         except Trouble as trouble:
             self._end(asyncio.current_task(), str(trouble))
         else:
@@ -135,8 +137,10 @@ class MemoryKeeper:
         until_s = self._clock() + GONE_S
         while True:
             page = await probe.ps(_READ_S)
-            if not isinstance(page, Miss) and all(entry.model.name != unload.model for entry in page):
-                return
+            if not isinstance(page, Miss):
+                names = self.names_of(unload.model)
+                if not any(entry.model.name in names for entry in page):
+                    return
             if self._clock() >= until_s:
                 why = f"its memory cannot be read: {page.value}" if isinstance(page, Miss) else "it is still in memory"
                 raise Trouble(f"{why} after {GONE_S:g} s")

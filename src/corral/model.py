@@ -294,6 +294,8 @@ class RouteRequest(Struct, frozen=True):
     """The name that the client used, where :attr:`model` is another name of the same weights."""
     store: str | None = None
     """Of a request that concerns one model store: which; None: the first one."""
+    keep_alive_s: float | None = None
+    """How long the model is to stay in memory after it: 0 not at all, infinity for ever; None: it does not say."""
 
     @property
     def key(self) -> str:
@@ -431,6 +433,8 @@ class Choice(Struct, frozen=True):
     decision: Decision
     candidates: tuple[ReplicaView, ...]
     """As the policy saw them."""
+    alias: str | None = None
+    """What the client called the model, where that is another name."""
 
 
 class LearningPolicy(Policy, Protocol):

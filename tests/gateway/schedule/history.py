@@ -1,9 +1,9 @@
 """Histories: a scheduler's life as lines of text, ``event -> effects``, played and compared.
 
-Events: ``at 2.5`` · ``submit 1 [model] [kind]`` · ``first 1`` · ``finish 1`` · ``broke 1`` · ``spare 1`` ·
+Events: ``at 2.5`` · ``submit 1 [model] [kind] [store]`` · ``first 1`` · ``finish 1`` · ``broke 1`` · ``spare 1`` ·
 ``cancel 1`` · ``fail 1 connect`` · ``probe a refused`` · ``heard a`` · ``tags a m n`` · ``ps a m`` ·
 ``drain a`` · ``resume a`` · ``hold a coming`` · ``hold a gone`` · ``release a`` · ``replicas a:2 b=m`` (id:slots, and
-the only models it serves) · ``limits 2 300`` · ``tick`` · ``stop``.
+the only models it serves) · ``freeze m n`` (these alone) · ``left a m`` · ``limits 2 300`` · ``tick`` · ``stop``.
 
 Effects: ``send 1 a`` · ``refuse 1 QUEUE_FULL 5`` · ``refresh`` · ``a down`` · ``interrupt 1`` · ``load a m`` ·
 ``unload a m``; nothing, if none.
@@ -51,6 +51,7 @@ PROBES = {
     "timeout": ProbeResult.TIMED_OUT,
     "nonsense": ProbeResult.NONSENSE,
 }
+ENDS = {"first", "finish", "broke", "spare", "cancel", "fail"}
 
 
 class First:
@@ -70,9 +71,15 @@ class Numbered(Ticket):
         self.number = number
 
 
-def installed(*names: str) -> tuple[InstalledModel, ...]:
-    """``m`` is an installed model, ``m!`` a stub of a cloud model."""
-    return tuple(InstalledModel(name.strip("!") + ":latest", "digest", remote=name.endswith("!")) for name in names)
+def installed(*words: str) -> tuple[InstalledModel, ...]:
+    """``m`` is an installed model, ``m!`` a stub of a cloud model, ``m=x`` one with the manifest ``x``."""
+    return tuple(map(_installed, words))
+
+
+def _installed(word: str) -> InstalledModel:
+    name, _, digest = word.partition("=")
+    name, is_remote = name.removesuffix("!"), name.endswith("!")
+    return InstalledModel(f"{name}:latest", digest or f"manifest of {name}", remote=is_remote)
 
 
 def loaded(*names: str) -> tuple[LoadedModel, ...]:
@@ -130,24 +137,38 @@ class Stage:
             case "tags" | "ps":
                 lists = (installed(*words[1:]), None) if name == "tags" else (None, loaded(*words[1:]))
                 return scheduler.sampled(OllamaSample(first, now_s, None, *lists), now_s)
-            case "drain" | "resume":
-                return scheduler.set_enabled(first, name == "resume", now_s)
-            case "hold" | "release":
-                hold = Hold("starting", coming=words[1] == "coming") if name == "hold" else None
-                return scheduler.set_hold(first, hold, now_s)
-            case "replicas":
-                return scheduler.set_replicas([replica(word) for word in words], now_s)
-            case "limits":
-                return scheduler.set_limits(QueueLimits(int(first), float(words[1])), now_s)
             case "tick":
                 return scheduler.tick(now_s)
-            case "stop":
-                return scheduler.stop(now_s)
+        if name not in ENDS:
+            return self._operate(name, words)
         assert ticket is not None, f"no ticket {first}"
         return self._end(name, ticket, *words[1:])
 
-    def _submit(self, number: str, model: str = "m", kind: str = "inference") -> list[Effect[Numbered]]:
-        request = RouteRequest(RequestKind(kind), None if model == "-" else f"{model}:latest")
+    def _operate(self, name: str, words: Sequence[str]) -> list[Effect[Numbered]]:
+        """What the operator does, or who changes a store."""
+        scheduler, now_s = self.scheduler, self.now_s
+        match name:
+            case "drain" | "resume":
+                return scheduler.set_enabled(words[0], name == "resume", now_s)
+            case "hold" | "release":
+                hold = Hold("starting", coming=words[1] == "coming") if name == "hold" else None
+                return scheduler.set_hold(words[0], hold, now_s)
+            case "replicas":
+                return scheduler.set_replicas([replica(word) for word in words], now_s)
+            case "freeze":
+                return scheduler.freeze(frozenset(f"{model}:latest" for model in words), now_s)
+            case "left":
+                return scheduler.left_memory(words[0], f"{words[1]}:latest", now_s)
+            case "limits":
+                return scheduler.set_limits(QueueLimits(int(words[0]), float(words[1])), now_s)
+            case "stop":
+                return scheduler.stop(now_s)
+        raise AssertionError(f"no event {name} {' '.join(words)}")
+
+    def _submit(
+        self, number: str, model: str = "m", kind: str = "inference", store: str | None = None
+    ) -> list[Effect[Numbered]]:
+        request = RouteRequest(RequestKind(kind), None if model == "-" else f"{model}:latest", store=store)
         ticket = self.tickets[number] = Numbered(number, request, self.now_s)
         return self.scheduler.submit(ticket, self.now_s)
 
@@ -169,8 +190,9 @@ class Stage:
 
 
 def replica(word: str) -> Replica:
-    """``a``, ``a:4``, ``a:4@9001`` or ``a=m,n``: id, slots, port, the only models it serves."""
+    """``a``, ``a:4``, ``a:4@9001``, ``a%big`` or ``a=m,n``: id, slots, port, store, the only models it serves."""
     word, _, models = word.partition("=")
+    word, _, store = word.partition("%")
     word, _, port = word.partition("@")
     id, _, slots = word.partition(":")
     return Replica(
@@ -179,6 +201,7 @@ def replica(word: str) -> Replica:
         int(port or 1000 + sum(id.encode())),
         slots=int(slots) if slots else None,
         models=frozenset(f"{model}:latest" for model in models.split(",")) if models else None,
+        store=store or "shared",
     )
 
 

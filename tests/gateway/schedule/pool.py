@@ -52,7 +52,7 @@ class Pool:
             make_policy("weighted-least-load"), "p", QueueLimits(10_000, 600.0), Random(1)
         )
         self.do(self.scheduler.set_replicas(list(self.replicas.values()), 0.0))
-        installed = tuple(InstalledModel(f"{model}:latest", "digest") for model in models)
+        installed = tuple(InstalledModel(f"{model}:latest", f"manifest of {model}") for model in models)
         for id in self.replicas:
             for model in (loaded or {}).get(id, ""):
                 self.memory[id][f"{model}:latest"] = ""

@@ -246,7 +246,7 @@ def test_a_model_that_was_let_go_of_takes_the_caches_of_all_its_options_along() 
     stage = Stage()
     prefixes = stage.scheduler._forecast.prefixes
     scheduler = stage.scheduler
-    installed = tuple(InstalledModel(name, "d") for name in (MODEL, "n:latest"))
+    installed = tuple(InstalledModel(name, name) for name in (MODEL, "n:latest"))
     scheduler.set_replicas([Replica("quick", "quick", 1, 1.0, 2, max_loaded=1)], 0.0)
     scheduler.sampled(OllamaSample("quick", 0.0, None, installed, (LoadedModel(MODEL, 1, 1, 4096),)), 0.0)
     asked = RouteRequest(RequestKind.INFERENCE, MODEL, "num_ctx=4096", text_bytes=1024, prefix=(1, 2))

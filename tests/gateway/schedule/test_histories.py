@@ -494,14 +494,14 @@ MODELS = {
 }
 
 STORE = {
-    "the store is changed one request at a time, by the first replica": """
+    "all that changes the store goes to the first replica, and nothing waits for another": """
         replicas a b
         submit 1 m store  -> send 1 a
-        submit 2 m store  ->
-        submit 3 n store  ->
-        finish 1          -> refresh, send 2 a
-        spare 2           -> send 3 a
-        finish 3          -> refresh
+        submit 2 m store  -> send 2 a
+        submit 3 n store  -> send 3 a
+        finish 1          ->
+        spare 2           ->
+        finish 3          ->
     """,
     "changing the store takes no slot": """
         replicas a
@@ -518,22 +518,83 @@ STORE = {
         probe a answered  ->
         probe a answered  -> a up
         submit 2 - blob   -> send 2 b
-        finish 1          -> refresh
+        finish 1          ->
         submit 3 - blob   -> send 3 a
+    """,
+    "a leader stays until the last that it changes is done": """
+        replicas a b
+        drain a           ->
+        submit 1 - store  -> send 1 b
+        submit 2 - store  -> send 2 b
+        resume a          ->
+        submit 3 - store  -> send 3 b
+        finish 1          ->
+        submit 4 - blob   -> send 4 b
+        spare 3           ->
+        submit 5 - store  -> send 5 b
+        finish 2          ->
+        finish 5          ->
+        submit 6 - store  -> send 6 a
+    """,
+    "blobs keep no leader": """
+        replicas a b
+        drain a           ->
+        submit 1 - blob   -> send 1 b
+        resume a          ->
+        submit 2 - blob   -> send 2 a
     """,
     "a drained leader finishes what it began and leads no more": """
         replicas a b
         submit 1 - store  -> send 1 a
-        submit 2 - store  ->
+        submit 2 - store  -> send 2 a
         drain a           ->
         submit 3 - blob   -> send 3 b
-        finish 1          -> refresh, send 2 b
+        submit 4 - store  -> send 4 b
+        finish 1          ->
+        finish 2          ->
+        resume a          ->
+        submit 5 - store  -> send 5 b
+    """,
+    "stores by name have leaders of their own, and the first replica's is meant where none is named": """
+        replicas a%big b%small c%small
+        submit 1 - store small  -> send 1 b
+        submit 2 - store big    -> send 2 a
+        submit 3 - store        -> send 3 a
+        submit 4 - blob small   -> send 4 b
+    """,
+    "the leader of one store stays whatever is done to another": """
+        replicas a%big b%small c%small
+        drain b                 ->
+        submit 1 - store small  -> send 1 c
+        submit 2 - store big    -> send 2 a
+        resume b                ->
+        submit 3 - blob small   -> send 3 c
+        finish 2                ->
+        submit 4 - store small  -> send 4 c
+        finish 1                ->
+        finish 4                ->
+        submit 5 - store small  -> send 5 b
+    """,
+    "a store that nobody has, or nobody who is usable, changes by nobody": """
+        replicas a%big b%small
+        submit 1 - store other  -> refuse 1 NO_REPLICA
+        drain b                 ->
+        submit 2 - store small  -> refuse 2 NO_REPLICA
+    """,
+    "who was given another store while it changed its own leads neither because of that": """
+        replicas a b
+        submit 1 - store        -> send 1 a
+        replicas b%small a%small ->
+        submit 2 - store small  -> send 2 b
+        finish 1                ->
+        finish 2                ->
+        submit 3 - store small  -> send 3 b
     """,
     "what might have been done is not done again": """
         replicas a b
         submit 1 m store  -> send 1 a
-        submit 2 m store  ->
-        fail 1 reset      -> refuse 1 EXHAUSTED, send 2 a
+        submit 2 m store  -> send 2 a
+        fail 1 reset      -> refuse 1 EXHAUSTED
         submit 3 - blob   -> send 3 a
         fail 3 busy       -> refuse 3 EXHAUSTED
     """,
@@ -542,6 +603,64 @@ STORE = {
         submit 1 m store  -> send 1 a
         fail 1 stale      -> send 1 a
         fail 1 connect    -> send 1 b
+    """,
+    "what was never sent is not done by another store": """
+        replicas a%big b%small
+        submit 1 m store big  -> send 1 a
+        fail 1 connect        -> refuse 1 EXHAUSTED
+    """,
+}
+
+FROZEN = {
+    "requests for a frozen model wait, and those for any other go on": """
+        replicas a
+        freeze m          ->
+        submit 1 m        ->
+        submit 2 n        -> send 2 a
+        submit 3 m show   ->
+        submit 4 m unload ->
+        submit 5 n show   -> send 5 a
+        submit 6 m store  -> send 6 a
+        submit 7 - other  -> send 7 a
+        freeze            -> send 1 a, send 3 a, send 4 a
+    """,
+    "those that were sent before go on, and who waits waits on": """
+        replicas a
+        submit 1 m        -> send 1 a
+        submit 2 m        ->
+        freeze m          ->
+        finish 1          ->
+        tags a m n        ->
+        freeze n          -> send 2 a
+    """,
+    "who waited for a model that was deleted meanwhile is sent, so that Ollama says so": """
+        replicas a
+        freeze m          ->
+        submit 1 m show   ->
+        at 1
+        tags a n          ->
+        freeze            -> send 1 a
+    """,
+    "who comes back from a failed attempt waits, too": """
+        replicas a b
+        submit 1 m        -> send 1 a
+        freeze m          ->
+        fail 1 busy       ->
+        freeze            -> send 1 b
+    """,
+    "who waits for a frozen model waits no longer than for any": """
+        replicas a
+        freeze m          ->
+        submit 1 m        ->
+        at 301
+        tick              -> refuse 1 WAITED_TOO_LONG 10
+    """,
+    "nobody waits for a frozen model while the gateway stops": """
+        replicas a b
+        freeze m          ->
+        submit 1 m        ->
+        submit 2 n        -> send 2 a
+        stop              -> refuse 1 STOPPING
     """,
 }
 
@@ -629,14 +748,15 @@ OPERATION = {
         submit 2          -> send 2 b
         submit 3          ->
         submit 4 - store  -> send 4 a
-        submit 5 - store  ->
-        stop              -> refuse 3 STOPPING, refuse 5 STOPPING
+        submit 5 - store  -> send 5 a
+        stop              -> refuse 3 STOPPING
         submit 6          -> refuse 6 STOPPING
         submit 7 - other  -> refuse 7 STOPPING
         finish 1          ->
         fail 2 reset      -> send 2 a
         finish 2          ->
-        finish 4          -> refresh
+        finish 4          ->
+        finish 5          ->
     """,
     "those that wait are refused in order of arrival, over all models": """
         replicas a
@@ -657,7 +777,7 @@ OPERATION = {
     """,
 }
 
-ALL = LATE_BINDING | RETRIES | BOUNDS | NOBODY | MODELS | STORE | OPERATION
+ALL = LATE_BINDING | RETRIES | BOUNDS | NOBODY | MODELS | STORE | FROZEN | OPERATION
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -666,4 +786,4 @@ def test_history(name: str) -> None:
 
 
 def test_no_two_histories_have_one_name() -> None:
-    assert len(ALL) == sum(map(len, (LATE_BINDING, RETRIES, BOUNDS, NOBODY, MODELS, STORE, OPERATION)))
+    assert len(ALL) == sum(map(len, (LATE_BINDING, RETRIES, BOUNDS, NOBODY, MODELS, STORE, FROZEN, OPERATION)))

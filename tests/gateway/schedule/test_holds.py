@@ -36,6 +36,17 @@ from tests.gateway.schedule.history import Stage, check
         hold a gone -> refuse 1 NO_REPLICA
         submit 2 -> refuse 2 NO_REPLICA
         """,
+        # what changes a store waits for a leader that is coming, and not for one of another store
+        """
+        replicas a%big b%small
+        hold a coming ->
+        submit 1 - store big ->
+        submit 2 - blob ->
+        submit 3 - store small -> send 3 b
+        drain b ->
+        submit 4 - store small -> refuse 4 NO_REPLICA
+        release a -> send 1 a, send 2 a
+        """,
         # a drained one is not waited for
         """
         replicas a

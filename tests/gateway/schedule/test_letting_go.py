@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from corral.model import Decision, Figures, ReplicaView, RouteRequest
-from tests.gateway.schedule.history import Stage, words
+from corral.model import Decision, Figures, OllamaSample, ReplicaView, RouteRequest
+from tests.gateway.schedule.history import Stage, loaded, words
 
 
 class Placing:
@@ -18,13 +18,13 @@ class Placing:
         return Decision(candidates[0].id, "first")
 
 
-def stage(*loaded: str, replicas: str = "a:1 b:1 c:1") -> Stage:
-    """Three replicas that have the models m and n; of ``loaded``, ``b m`` says what b holds."""
+def stage(*memory: str, replicas: str = "a:1 b:1 c:1") -> Stage:
+    """Three replicas that have the models m and n; of ``memory``, ``b m`` says what b holds."""
     made = Stage(replicas, policy=Placing())
     for id in [word.partition(":")[0] for word in replicas.split()]:
         made.play(f"tags {id} m n")
         made.play(f"ps {id}")
-    for each in loaded:
+    for each in memory:
         made.play(f"ps {each}")
     return made
 
@@ -73,6 +73,30 @@ def test_an_error_of_the_replica_changes_nothing() -> None:
     on.play("submit 9 m unload")
     assert let_go(on, is_answered=False) == ""
     assert in_memory(on) == {"a": (), "b": ("m:latest",), "c": ("m:latest",)}
+
+
+def test_what_somebody_else_had_a_replica_let_go_of_is_not_there_and_the_next_request_has_it_loaded() -> None:
+    on = stage("b m n", "c m")
+    assert on.play("left b m") == ""
+    assert in_memory(on) == {"a": (), "b": ("n:latest",), "c": ("m:latest",)}
+    assert on.play("left c m", "submit 1 m").startswith("load")
+
+
+def test_it_is_there_all_the_same_while_it_is_in_use() -> None:
+    on = stage("b m")
+    assert on.play("submit 1 m") == "send 1 b"
+    assert on.play("left b m", "left b o", "left z m") == ""
+    assert in_memory(on)["b"] == ("m:latest",)
+
+
+def test_a_reading_of_before_it_left_says_nothing() -> None:
+    on = stage("b m")
+    on.play("at 5")
+    on.play("left b m")
+    on.scheduler.sampled(OllamaSample("b", 4.9, None, None, loaded("m")), 5.0)
+    assert in_memory(on)["b"] == ()
+    on.play("at 6", "ps b m")
+    assert in_memory(on)["b"] == ("m:latest",)
 
 
 def test_one_that_fails_goes_to_another_replica_that_holds_the_model() -> None:

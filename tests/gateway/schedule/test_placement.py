@@ -384,9 +384,9 @@ def test_memory_that_others_fill_is_no_room() -> None:
     pool = Pool(replicas("ab"), loaded={"a": "n", "b": "o"})
     pool.do(pool.scheduler.gpu_loaded("a", GpuLoad(memory_bytes=24 * GIB, foreign_bytes=10 * GIB), 0.0))
     pool.do(pool.scheduler.gpu_loaded("b", GpuLoad(memory_bytes=24 * GIB, foreign_bytes=0), 0.0))
-    size = InstalledModel("m:latest", "digest", size_bytes=6 * GIB)
+    size = InstalledModel("m:latest", "m", size_bytes=6 * GIB)
     for id in "ab":
-        rest = tuple(InstalledModel(f"{model}:latest", "digest") for model in "no")
+        rest = tuple(InstalledModel(f"{model}:latest", model) for model in "no")
         pool.do(pool.scheduler.sampled(OllamaSample(id, 0.0, None, (size, *rest), None), 0.0))
     pool.ask("m")
     pool.run(10.0)
@@ -418,3 +418,19 @@ def test_who_waits_for_a_load_that_is_under_way_is_not_refused_for_waiting_too_l
     pool.ask("m")
     pool.run(720.0)
     assert [(entry[0], entry[1]) for entry in pool.log] == [(0.0, "load"), (700.0, "send")]
+
+
+def test_whoever_asks_for_a_model_whose_loads_failed_is_not_sent_where_it_is_just_let_go_of() -> None:
+    pool = Pool(replicas("a", max_loaded=1), unload_s=2.0)
+    pool.broken.add(("a", "m"))
+    pool.ask("m")
+    pool.run(4.5)
+    pool.memory["a"]["m:latest"] = ""  # Ollama itself could load it
+    pool.run(6.0)
+    pool.ask("n")
+    pool.run(7.0)
+    assert pool.log[-1][1:] == ("unload", "a", "m")
+    pool.ask("m")  # the pool itself asserts that it is not sent before that is over
+    pool.run(60.0)
+    assert pool.count("cold") == 2
+    assert pool.count("refuse") == 0

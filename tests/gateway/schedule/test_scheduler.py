@@ -249,16 +249,16 @@ def test_the_snapshot_says_what_an_operator_wants_to_know() -> None:
     stage.play("submit 5 m store", "submit 6 m store", "at 7")
     snapshot = stage.scheduler.snapshot(stage.now_s)
     a, b = snapshot.replicas
-    assert (a.inflight, a.inflight_by_model) == (4, {"m:latest": 2, "n:latest": 1})
+    assert (a.inflight, a.inflight_by_model) == (5, {"m:latest": 2, "n:latest": 1})
     assert (a.enabled, b.enabled) == (True, False)
     assert (a.health, a.reason) == (Health.UP, "answers its probe")
     assert (a.installed, b.loaded) == (("m:latest", "n:latest"), None)
     assert a.loaded == ("m:latest", "n:latest"), "what it was sent since the last reading is in its memory, too"
     assert (a.slots, b.slots) == (2, None)
     assert (a.sample_age_s, b.sample_age_s) == (7.0, 7.0)
-    assert (snapshot.queued, snapshot.queued_by_model) == (2, {"m:latest": 1, "store": 1})
-    assert (snapshot.oldest_wait_s, snapshot.inflight, snapshot.policy) == (4.0, 4, "first")
-    assert repr(stage.scheduler) == "<Scheduler first: 4 in flight, 2 queued | a up 4, b up 0>"
+    assert (snapshot.queued, snapshot.queued_by_model) == (1, {"m:latest": 1})
+    assert (snapshot.oldest_wait_s, snapshot.inflight, snapshot.policy) == (4.0, 5, "first")
+    assert repr(stage.scheduler) == "<Scheduler first: 5 in flight, 1 queued | a up 5, b up 0>"
 
 
 def test_who_has_a_model_is_told_apart_from_not_known() -> None:

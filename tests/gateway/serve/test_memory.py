@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 
 import aiohttp
 import pytest
@@ -142,6 +143,16 @@ def test_a_signature_becomes_the_options_that_it_was_made_of(signature: str, fie
     assert repr(load_fields(signature)) == repr(fields)
 
 
+@pytest.mark.parametrize("model", [CHAT, EMBEDDER])
+@pytest.mark.parametrize("keep_alive_s", [3600.0, 0.25, inf])
+async def test_a_model_is_kept_for_as_long_as_a_client_wants(model: str, keep_alive_s: float) -> None:
+    async with staged() as on:
+        on.keeper.change(Load(on.replica, model, "", 1, keep_alive_s))
+        await on.feed.until(1)
+        assert on.feed.ended == [("load", "a", 1, True)]
+        assert [runner.session_s for runner in on.ollama.runners] == [keep_alive_s]
+
+
 async def test_a_model_that_only_embeds_is_loaded_too() -> None:
     async with staged() as on:
         assert await on.load(EMBEDDER, "num_ctx=128,shift=0")
@@ -187,6 +198,22 @@ async def test_a_model_that_stays_because_it_is_used_was_not_unloaded_but_leaves
         await until(lambda: not on.ollama.runners)
     assert on.metrics.unloads == {("a", "failed"): 1}
     assert caplog.records[-1].getMessage().endswith('error="it is still in memory after 0.2 s"')
+
+
+async def test_a_model_that_is_listed_under_another_of_its_names_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "GONE_S", 0.2)
+    async with staged() as on, aiohttp.ClientSession() as client:
+        url = f"http://127.0.0.1:{on.replica.port}"
+        async with client.post(f"{url}/api/copy", json={"source": CHAT, "destination": "copy"}) as copied:
+            assert copied.status == 200
+        on.keeper.names_of = lambda model: (CHAT, "copy:latest")
+        long = {"model": "copy", "prompt": "on and on", "options": {"num_predict": 50_000}}
+        async with client.post(f"{url}/api/generate", json=long) as response:
+            await response.content.readline()
+            assert on.ollama.loaded == ["copy:latest"]
+            assert not await on.unload(CHAT)
+        assert await on.unload(CHAT)
+        assert on.ollama.loaded == []
 
 
 async def test_a_dead_replica_fails_at_once() -> None:
