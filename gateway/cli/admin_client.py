@@ -1,9 +1,11 @@
-"""One question to the admin port of a running gateway, and what to say when it cannot be asked."""
+"""Questions to the admin port of a running gateway, and what to say when it cannot be asked."""
 
 from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,38 +14,90 @@ from corral.errors import OperatorError
 TIMEOUT_S = 3.0
 
 
-def ask(admin: str, method: str, path: str) -> dict[str, Any]:
-    """The JSON object the admin port answers. Raises :class:`OperatorError` when it refuses or is not there."""
-    host, port = _place(admin)
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+class Refused(OperatorError):
+    """The gateway is there, and would not or could not do it."""
+
+
+def ask(
+    admin: str, method: str, path: str, body: object = None, *, timeout_s: float | None = TIMEOUT_S
+) -> dict[str, Any]:
+    """The JSON object the admin port answers. Raises :class:`Refused` when it does not do it, and
+    :class:`OperatorError` when it is not there. ``timeout_s`` None: it may take as long as it takes."""
     try:
-        connection.request(method, path)
-        answer = connection.getresponse()
-        body = answer.read()
+        with closing(_connected(admin, timeout_s)) as connection:
+            answer = _answer(connection, method, path, body)
+            content = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise OperatorError(
-            f"no gateway answers on {admin} ({why})\n"
-            "  start one: corral serve --config FILE (or corral demo)\n"
-            "  or name its admin address: --admin URL or CORRAL_ADMIN"
-        ) from error
-    finally:
-        connection.close()
-    return _object(admin, path, answer.status, body)
+        raise _absent(admin, error) from error
+    return _object(admin, path, answer.status, content)
+
+
+def lines(admin: str, method: str, path: str, body: object = None) -> Iterator[dict[str, Any]]:
+    """The objects of an answer in lines, as they come. Raises as :func:`ask`, and where the answer breaks off."""
+    try:
+        with closing(_connected(admin, None)) as connection:
+            answer = _answer(connection, method, path, body)
+            if answer.status != 200 or answer.headers.get_content_type() != "application/x-ndjson":
+                _object(admin, path, answer.status, answer.read())
+                raise OperatorError(f"{admin}{path} answered otherwise than expected: is it another version of Corral?")
+            yield from _objects(admin, answer)
+    except (OSError, http.client.HTTPException) as error:
+        raise _absent(admin, error) from error
+
+
+def _connected(admin: str, timeout_s: float | None) -> http.client.HTTPConnection:
+    host, port = _place(admin)
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S if timeout_s is None else timeout_s)
+    connection.connect()
+    connection.sock.settimeout(timeout_s)
+    return connection
+
+
+def _answer(connection: http.client.HTTPConnection, method: str, path: str, body: object) -> http.client.HTTPResponse:
+    sent = None if body is None else json.dumps(body)
+    connection.request(method, path, sent, {} if body is None else {"Content-Type": "application/json"})
+    return connection.getresponse()
+
+
+def _objects(admin: str, answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """A line that is none is passed over: what a replica says is sent on as it came."""
+    try:
+        for line in answer:
+            found = _loads(line)
+            if isinstance(found, dict):
+                yield found
+    except (OSError, http.client.HTTPException) as error:
+        raise OperatorError(f"the gateway on {admin} broke off its answer ({_why(error)})") from error
+
+
+def _loads(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _absent(admin: str, error: Exception) -> OperatorError:
+    return OperatorError(
+        f"no gateway answers on {admin} ({_why(error)})\n"
+        "  start one: corral serve --config FILE (or corral demo)\n"
+        "  or name its admin address: --admin URL or CORRAL_ADMIN"
+    )
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _object(admin: str, path: str, status: int, body: bytes) -> dict[str, Any]:
-    try:
-        page = json.loads(body)
-    except ValueError:
-        page = None
-    if not isinstance(page, dict) or (status == 200 and "schema" not in page and "id" not in page):
+    page = _loads(body)
+    if not isinstance(page, dict) or (status < 300 and "schema" not in page and "id" not in page):
         raise OperatorError(
             f"what answers on {admin} is not the admin port of a Corral\n"
             "  its address is admin_listen in the configuration: --admin URL or CORRAL_ADMIN"
         )
-    if status != 200:
-        raise OperatorError(str(page.get("error", f"{admin}{path} answered {status}")))
+    if status >= 300:
+        raise Refused(str(page.get("error", f"{admin}{path} answered {status}")))
     return page
 
 

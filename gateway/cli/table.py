@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "restart": Entry("corral.gateway.cli.operate:restart", "Restart the Ollama of a replica, or of all in turn."),
     "stop": Entry("corral.gateway.cli.operate:stop", "End the Ollama of a replica: its GPU is free until `start`."),
     "start": Entry("corral.gateway.cli.operate:start", "Start the Ollama of a replica that was stopped or given up."),
+    "models": Entry("corral.gateway.cli.models:models", "Show, pull, remove and place models; clear out the stores."),
     "emulate": Entry("corral.emulator.command:emulate", "Run one emulated Ollama (no GPU, invented text)."),
 }
 

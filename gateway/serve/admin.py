@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, Final, Protocol
 
 from aiohttp import web
 
 from corral.errors import CorralError
+from corral.gateway.serve import admin_models
 from corral.gateway.serve.explain import explain_json, last
 from corral.gateway.serve.exposition import CONTENT_TYPE, MetricsPage
 from corral.gateway.serve.metrics import Metrics
@@ -36,6 +37,7 @@ POST /replicas/ID/stop         end its Ollama; its GPU is free until the next li
 POST /replicas/ID/start        start its Ollama again
 POST /restart                  all of them, one after the other
 """
+INDEX += admin_models.INDEX
 
 
 class GatewayControl(Protocol):
@@ -72,9 +74,14 @@ def no_hosts() -> Collection[str]:
 
 
 def make_admin(
-    control: GatewayControl, metrics: Metrics, *, hosts: Callable[[], Collection[str]] = no_hosts
+    control: GatewayControl,
+    metrics: Metrics,
+    *,
+    hosts: Callable[[], Collection[str]] = no_hosts,
+    more: Iterable[web.RouteDef] = (),
 ) -> web.Application:
-    """The admin application. ``hosts`` gives the configured extra Host names, asked anew for each request."""
+    """The admin application. ``hosts`` gives the configured extra Host names, asked anew for each request; ``more``:
+    routes beside its own, which are kept from web pages like these."""
     routes = _Routes(control, metrics)
     app = web.Application(middlewares=[_errors_as_json, _browser_guard(hosts)], client_max_size=64 << 10)
     app.add_routes(
@@ -89,6 +96,7 @@ def make_admin(
             web.post("/replicas/{id}/resume", routes.resume),
             *(web.post(f"/replicas/{{id}}/{order.value}", routes.ordering(order)) for order in Order),
             web.post("/restart", routes.restart_all),
+            *more,
         ]
     )
     return app

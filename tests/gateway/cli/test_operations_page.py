@@ -50,7 +50,7 @@ def test_every_exit_code_is_listed() -> None:
 
 
 def test_every_admin_route_is_listed() -> None:
-    routes = {" ".join(line.split()[:2]) for line in INDEX.splitlines() if line.startswith(("GET", "POST"))}
+    routes = {" ".join(line.split()[:2]) for line in INDEX.splitlines() if line.startswith(("GET", "POST", "DELETE"))}
     assert {cell.strip("`") for cell in first_cells("The admin port")} == routes | {"GET /"}
 
 
