@@ -26,19 +26,27 @@ from corral.gateway.carried import Carried
 from corral.gateway.carrier import Carrier
 from corral.gateway.config import Address, Config, build_policy, diff_config, load_config, naming
 from corral.gateway.config.environment import with_environment
+from corral.gateway.embed import Splitter
 from corral.gateway.gateway import Gateway
 from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.owner import Owner
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
 from corral.gateway.serve.admin import make_admin, make_runner
+from corral.gateway.serve.admin_models import ModelRoutes
+from corral.gateway.serve.cleaning import Cleaner, Known
 from corral.gateway.serve.gpus import GpuBoard
+from corral.gateway.serve.inventory import Inventory
 from corral.gateway.serve.listening import explain_listen_error
 from corral.gateway.serve.memory import MemoryKeeper
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.poller import Poller
+from corral.gateway.serve.show import Shows
+from corral.gateway.serve.weights import WeightsReader
+from corral.gateway.store.stores import Stores
 from corral.gateway.wire.client import ClientConnection
 from corral.gateway.wire.outbox import Outbox
 from corral.gateway.wire.pool import Pool
+from corral.gateway.wire.routes import Duty
 from corral.model import Policy, Replica
 from corral.probes.gpu import NVML_LIBRARY
 from corral.probes.ollama import OllamaProbe, probe_session
@@ -124,8 +132,18 @@ class App:
             config.probes.ollama_interval_s,
         )
         self.gateway.poller = self.poller
+        carrier.recent = self.poller.recent
+        carrier.store_changed = self.poller.store_changed
+        self.gateway.answerers[Duty.SHOW] = Shows(self.gateway, session).answer
+        self.gateway.answerers[Duty.EMBED] = Splitter(self.gateway, session).answer
+        self.stores = self.gateway.stores = Stores(self.gateway, self.poller, session, Random())
+        self.gateway.answerers[Duty.STORE] = self.gateway.answerers[Duty.BLOB] = self.stores.answer
         self.memory = MemoryKeeper(carrier, self.poller, session, self.metrics, loop.time)
         self.memory.report_bug = self.gateway.report_bug
+        self.memory.names_of = scheduler.names_of
+        self.weights = WeightsReader(carrier, self.poller, session, loop.time)
+        self.weights.report_bug = self.gateway.report_bug
+        self.gateway.on_listed = self.weights.look
         self.board = GpuBoard(loop.time, config.probes.gpu_interval_s, self.metrics)
         library = os.environ.get(NVML_LIBRARY)
         self.owner = Owner(self.gateway, self.board, sources(library), session, os.environ, loop.time, Random())
@@ -170,7 +188,10 @@ class App:
         self._apply(self._config)
         with naming(self._config_path):
             await self.owner.start(self._config)
-        self._admin = make_runner(make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts))
+        cleaner = Cleaner(self.stores, self._known_stores, lambda: self.gateway.draining)
+        models = ModelRoutes(self.stores, Inventory(self.gateway), cleaner)
+        admin = make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts, more=models.routes())
+        self._admin = make_runner(admin)
         await self._admin.setup()
         await web.SockSite(self._admin, admin_listener).start()
         with suppress(TimeoutError):
@@ -180,6 +201,9 @@ class App:
             lambda: ClientConnection(self.gateway), sock=listener, backlog=_BACKLOG
         )
         self.gateway.keep_time()
+
+    def _known_stores(self) -> Known:
+        return self.replicas, self.owner.store_folders(), self._config.stores
 
     def _apply(self, config: Config) -> None:
         self.gateway.use(config, on_loopback=self._on_loopback)
@@ -265,6 +289,8 @@ class App:
     async def close(self) -> None:
         """End everything that was started, whatever was: the requests first, then the Ollamas."""
         await self.memory.close()
+        await self.weights.close()
+        await self.stores.close()
         await self.gateway.close()
         await self.poller.close()
         await self.owner.close()

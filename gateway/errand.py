@@ -59,7 +59,7 @@ class Errand(Carried):
                 lease = await self._turn
                 result = await self._do(work, lease)
             except Failed as failed:
-                self._turn = asyncio.get_running_loop().create_future()
+                self._turn, self._fault = asyncio.get_running_loop().create_future(), None
                 self._carrier.failed(self, failed.fault)
             except BaseException:
                 self._end()
@@ -70,8 +70,10 @@ class Errand(Carried):
 
     async def _do(self, work: Callable[[Lease], Awaitable[R]], lease: Lease) -> R:
         """The work as a task of its own: an interruption ends that, and not whoever waits for it."""
+        if self._fault is not None:  # it went down after the lease was given, before anything was done with it
+            raise Failed(self._fault)
         task = asyncio.ensure_future(work(lease))
-        self._work, self._fault = task, None
+        self._work = task
         try:
             await asyncio.wait({task})
         finally:
@@ -98,8 +100,8 @@ class Errand(Carried):
             self._turn.set_exception(Refused(refusal, retry_after_s))
 
     def interrupt(self, fault: Fault) -> None:
+        self._fault = fault
         if self._work is not None:
-            self._fault = fault
             self._work.cancel()
 
     def abandon(self) -> None:

@@ -8,7 +8,6 @@ import os
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +17,9 @@ from corral.gateway.config import Config
 from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.owner import Owner
 from corral.gateway.serve.metrics import Metrics
-from corral.gateway.serve.pages import page
+from corral.gateway.serve.pages import Pages
 from corral.gateway.serve.poller import Poller
+from corral.gateway.store.stores import Stores
 from corral.gateway.wire.answering import Answering
 from corral.gateway.wire.browser import BrowserRules
 from corral.gateway.wire.client import ClientConnection, State
@@ -64,9 +64,12 @@ class Gateway:
         self.poller: Poller | None = None
         self.owner: Owner | None = None
         self.gpus: GpuFeed | None = None
+        self.stores: Stores | None = None
+        self.on_listed: Callable[[], None] = lambda: None
+        """A replica's list of models was read."""
         self.on_replicas_changed: Callable[[], None] = lambda: None
         """Takes over the owner's replicas."""
-        self.answerers: dict[Duty, Answerer] = {Duty.PAGE: partial(page, self)}
+        self.answerers: dict[Duty, Answerer] = {Duty.PAGE: Pages(self).answer}
         self.looked = asyncio.Event()
         """Every replica was probed once: what is said of them from here on is known."""
         self.version = __version__
@@ -90,6 +93,7 @@ class Gateway:
         self.timeouts = config.timeouts
         self.pool.connect_s = config.timeouts.connect_s
         self.num_ctx = config.placement.canonicalise.num_ctx
+        self.splits_embeddings = config.embeddings.split
         self.rules = BrowserRules(on_loopback=on_loopback, hosts=config.hosts, origins=config.origins)
 
     def new_request_id(self) -> bytes:
@@ -101,9 +105,11 @@ class Gateway:
     def snapshot(self) -> Snapshot:
         snapshot = self.carrier.scheduler.snapshot(self.clock())
         owner = self.owner
+        advice = () if self.poller is None else self.poller.advice
         if owner is None:
-            return snapshot
-        return replace(snapshot, gpus=owner.gpus(), processes=owner.processes(), advice=owner.advice())
+            return replace(snapshot, advice=advice)
+        advice = (*owner.advice(), *advice)
+        return replace(snapshot, gpus=owner.gpus(), processes=owner.processes(), advice=advice)
 
     def explain(self) -> tuple[Choice, ...]:
         """The last decisions, the latest last."""
@@ -216,6 +222,8 @@ class Gateway:
         if sample.installed is not None:
             self.metrics.know_models(model.name for model in sample.installed)
         self.carrier.apply(self.carrier.scheduler.sampled(sample, self.clock()))
+        if sample.installed is not None:
+            self.on_listed()
         if self.gpus is not None:
             self.gpus.sampled(sample)
         if sample.loaded is not None and self.owner is not None:

@@ -231,6 +231,10 @@ class Owner:
         taken = {replica.id for replica in owned}
         return (*owned, *(replica for replica in self._external if replica.id not in taken))
 
+    def store_folders(self) -> dict[str, str | None]:
+        """By id of the replicas that Corral runs: the folder of their models; None: Ollama itself chooses it."""
+        return {id: plan.env.get("OLLAMA_MODELS") for id, plan in self._plans.items()}
+
     def processes(self) -> tuple[ProcessStatus, ...]:
         return () if self._supervisor is None else self._supervisor.statuses()
 

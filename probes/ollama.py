@@ -99,8 +99,9 @@ class _RawAnswer(msgspec.Struct):
 _T = TypeVar("_T")
 
 
-def probe_session() -> aiohttp.ClientSession:
-    """The session all probes share: no proxy, no cookies, no decompression, keep-alive.
+def probe_session(*, force_close: bool = False) -> aiohttp.ClientSession:
+    """The session all probes share: no proxy, no cookies, no decompression, keep-alive (not with ``force_close``: then
+    every request has a connection of its own).
 
     It has no connection limit because a limit is a queue, in which a stalled replica would delay the others;
     a poller keeps at most three requests per replica in flight.
@@ -108,7 +109,9 @@ def probe_session() -> aiohttp.ClientSession:
     A load may be silent for minutes: whether its machine is still there the kernels find out within a minute.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, force_close=False, socket_factory=_watched_socket),
+        connector=aiohttp.TCPConnector(
+            limit=0, ttl_dns_cache=10, force_close=force_close, socket_factory=_watched_socket
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
         auto_decompress=False,

@@ -8,7 +8,7 @@ from typing import Protocol
 from bench.policies.clock import Alarm, Clock
 from bench.policies.replica import VirtualReplica
 from corral.emulator.runner import Runner
-from corral.gateway.serve.poller import DOUBT_PROBES, DOUBT_SHARE, KICK_GAP_S, TAGS_EVERY
+from corral.gateway.serve.watch import DOUBT_PROBES, DOUBT_SHARE, KICK_GAP_S, TAGS_EVERY
 from corral.model import InstalledModel, LoadedModel, OllamaSample, ProbeResult
 
 INTERVAL_S = 1.0

@@ -28,7 +28,7 @@ def explain_json(choices: Sequence[Choice], now_s: float) -> list[dict[str, Any]
 def _choice(choice: Choice, now_s: float) -> dict[str, Any]:
     return {
         "age_s": round(max(0.0, now_s - choice.at_s), 3),
-        "model": choice.model,
+        "model": choice.alias or choice.model,
         "kind": choice.kind.value,
         "waited_s": round(choice.waited_s, 3),
         "replica": choice.decision.replica_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +27,38 @@ class ReplicaPages:
     ps_at_s: float | None = None
 
 
+def _spoken(name: str) -> str:
+    return f"x-corral-{name.replace('_', '-')}"
+
+
+class CopyNotes(msgspec.Struct, rename=_spoken):
+    """What the gateway can add to one loaded copy, for an operator who asks."""
+
+    replica: str
+    slots: int | None
+    """Requests for it that run at once there; None: not known yet."""
+    in_flight: int
+    """Requests for it that the gateway has there."""
+    pinned: bool
+    idle_s: float | None
+    """Since the gateway last used it there; None: it has not, since it came."""
+    age_s: float
+    """Since the replica was asked what is in its memory."""
+
+
+class ModelNotes(msgspec.Struct, rename=_spoken):
+    """What the gateway can add to one installed model."""
+
+    replicas: list[str]
+    """Those that have it."""
+    outdated: list[str]
+    """Those that have another version under its name."""
+    stores: list[str]
+    """In which it is."""
+    loaded: list[str]
+    """Replicas that have it in memory."""
+
+
 class _OpenAIModel(msgspec.Struct):
     id: str
     object: str
@@ -39,28 +71,63 @@ class _OpenAIList(msgspec.Struct):
     data: list[_OpenAIModel] | None
 
 
-def merge_tags(pages: Iterable[ReplicaPages]) -> bytes:
-    """``/api/tags``: every model of any replica once, the newest first."""
-    return _models(_union(pages))
+class Union:
+    """Every model of any replica once, the newest first. Where replicas hold different models under one name, the one
+    pulled last speaks for it. Made anew only where a list was: what is made of it is kept, too."""
+
+    def __init__(self) -> None:
+        self._lists: list[tuple[TagsEntry, ...]] = []
+        self._by_name: dict[str, TagsEntry] = {}
+        self._tags: bytes | None = None
+        self._openai: bytes | None = None
+
+    def of(self, pages: Iterable[ReplicaPages]) -> Union:
+        """This, of these replicas."""
+        lists = [page.tags for page in pages if page.tags is not None]
+        if len(lists) != len(self._lists) or any(a is not b for a, b in zip(lists, self._lists, strict=True)):
+            self._lists, self._by_name = lists, {entry.model.name: entry for entry in _union(lists)}
+            self._tags = self._openai = None
+        return self
+
+    def find(self, name: str) -> TagsEntry | None:
+        """Under any spelling."""
+        return self._by_name.get(normalise_model(name))
+
+    def tags(self) -> bytes:
+        """``/api/tags``."""
+        if self._tags is None:
+            self._tags = _models(entry.raw for entry in self._by_name.values())
+        return self._tags
+
+    def tags_noted(self, pages: Sequence[ReplicaPages], stores: Mapping[str, str]) -> bytes:
+        """The same with :class:`ModelNotes`; ``stores``: by replica."""
+        notes = _notes(self._by_name, pages, stores)
+        return _models(_noted(entry.raw, notes[name]) for name, entry in self._by_name.items())
+
+    def openai_models(self) -> bytes:
+        """``/v1/models``; Ollama's own answer to an empty store is ``"data":null``."""
+        if self._openai is None:
+            data = [_openai_model(entry, entry.spelled) for entry in self._by_name.values()]
+            self._openai = _line(_OpenAIList("list", data or None))
+        return self._openai
+
+    def openai_model(self, name: str) -> bytes | None:
+        """``/v1/models/{name}``, the name echoed as it was asked; None: no replica has it."""
+        found = self.find(name)
+        return None if found is None else _line(_openai_model(found, name))
 
 
-def merge_ps(pages: Iterable[ReplicaPages]) -> bytes:
-    """``/api/ps``: every loaded copy of every replica, the one that stays longest first."""
-    entries = [entry for page in pages for entry in page.ps or ()]
-    return _models(_latest_first(entries, [entry.expires_s for entry in entries]))
-
-
-def openai_models(pages: Iterable[ReplicaPages]) -> bytes:
-    """``/v1/models``; Ollama's own answer to an empty store is ``"data":null``."""
-    data = [_openai_model(entry, entry.spelled) for entry in _union(pages)]
-    return _line(_OpenAIList("list", data or None))
-
-
-def openai_model(pages: Iterable[ReplicaPages], name: str) -> bytes | None:
-    """``/v1/models/{name}``, the name echoed as it was asked; None: no replica has it."""
-    wanted = normalise_model(name)
-    found = next((entry for entry in _union(pages) if entry.model.name == wanted), None)
-    return None if found is None else _line(_openai_model(found, name))
+def merge_ps(
+    pages: Iterable[ReplicaPages],
+    has_left: Callable[[ReplicaPages, PsEntry], bool] = lambda page, entry: False,
+    notes: Callable[[ReplicaPages, PsEntry], CopyNotes] | None = None,
+) -> bytes:
+    """``/api/ps``: every loaded copy of every replica, the one that stays longest first; with notes or without."""
+    copies = [(page, entry) for page in pages for entry in page.ps or () if not has_left(page, entry)]
+    copies = _latest_first(copies, [entry.expires_s for _, entry in copies])
+    if notes is None:
+        return _models(entry.raw for _, entry in copies)
+    return _models(_noted(entry.raw, notes(page, entry)) for page, entry in copies)
 
 
 def lowest_version(versions: Iterable[str]) -> str | None:
@@ -72,11 +139,10 @@ def lowest_version(versions: Iterable[str]) -> str | None:
     return min(known, default=None)
 
 
-def _union(pages: Iterable[ReplicaPages]) -> list[TagsEntry]:
-    """One entry a name. Where replicas hold different models under one name, the one pulled last speaks for it."""
+def _union(lists: Iterable[tuple[TagsEntry, ...]]) -> list[TagsEntry]:
     newest: dict[str, TagsEntry] = {}
-    for page in pages:
-        for entry in page.tags or ():
+    for each in lists:
+        for entry in each:
             held = newest.get(entry.model.name)
             if held is None or entry.modified_s > held.modified_s:
                 newest[entry.model.name] = entry
@@ -84,7 +150,25 @@ def _union(pages: Iterable[ReplicaPages]) -> list[TagsEntry]:
     return _latest_first(entries, [entry.modified_s for entry in entries])
 
 
-_E = TypeVar("_E", TagsEntry, PsEntry)
+def _notes(
+    models: Mapping[str, TagsEntry], pages: Iterable[ReplicaPages], stores: Mapping[str, str]
+) -> dict[str, ModelNotes]:
+    notes = {name: ModelNotes([], [], [], []) for name in models}
+    for page in pages:
+        store = stores.get(page.replica_id)
+        for name, digest in {entry.model.name: entry.model.digest for entry in page.tags or ()}.items():
+            if name not in notes:
+                continue
+            note, has_it = notes[name], digest == models[name].model.digest
+            (note.replicas if has_it else note.outdated).append(page.replica_id)
+            if has_it and store is not None and store not in note.stores:
+                note.stores.append(store)
+        for name in {entry.model.name for entry in page.ps or ()} & notes.keys():
+            notes[name].loaded.append(page.replica_id)
+    return notes
+
+
+_E = TypeVar("_E")
 
 
 def _latest_first(entries: Sequence[_E], times_s: Sequence[float]) -> list[_E]:
@@ -93,8 +177,13 @@ def _latest_first(entries: Sequence[_E], times_s: Sequence[float]) -> list[_E]:
     return [entries[index] for index in order]
 
 
-def _models(entries: Sequence[TagsEntry] | Sequence[PsEntry]) -> bytes:
-    return b'{"models":[' + b",".join(entry.raw for entry in entries) + b"]}"
+def _models(entries: Iterable[bytes]) -> bytes:
+    return b'{"models":[' + b",".join(entries) + b"]}"
+
+
+def _noted(raw: bytes, notes: msgspec.Struct) -> bytes:
+    """The entry as it came, and the notes behind its last member."""
+    return raw.rstrip()[:-1] + b"," + msgspec.json.encode(notes)[1:]
 
 
 def _openai_model(entry: TagsEntry, name: str) -> _OpenAIModel:

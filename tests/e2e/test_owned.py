@@ -392,13 +392,19 @@ async def test_a_replica_is_stopped_to_free_its_gpu_and_started_again(tmp_path: 
         await owned.running("gpu0", "gpu1")
 
 
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether that process does with this signal what it wants."""
+    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 async def test_a_gateway_that_is_told_to_stop_while_a_driver_holds_up_its_start_stops(tmp_path: Path) -> None:
     made = Box(tmp_path, alike(2))
     hang(made.nvml, 0)
     hang(made.nvml, 1)
     try:
         made.gateway.begin()
-        await asyncio.sleep(1.0)
+        await until(lambda: handles(made.gateway.pid, signal.SIGTERM), 20, "a gateway that listens to signals")
         began_s = time.monotonic()
         made.gateway.signal(signal.SIGTERM)
         assert await made.gateway.ended(5) == 0

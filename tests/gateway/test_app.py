@@ -63,6 +63,8 @@ RELOADS: dict[str, tuple[str, Callable[[App], object]]] = {
         lambda app: app.gateway.carrier.scheduler._dispatcher.limits == QueueLimits(7, 9, "wspt", False, 3, 4),
     ),
     "placement": ("{enabled: false}", lambda app: not app.gateway.carrier.scheduler._dispatcher.placer.is_enabled),
+    "embeddings": ("{split: false}", lambda app: not app.gateway.splits_embeddings),
+    "stores": ("{shared: {path: /models}}", lambda app: str(app._known_stores()[2].get("shared")) == "/models"),
     "timeouts": (
         "{connect_s: 1.5, head_s: 3, drain_s: 4, stall_s: 5, idle_s: 6}",
         lambda app: (

@@ -131,3 +131,21 @@ async def test_work_at_a_replica_that_goes_down_is_interrupted_and_done_elsewher
     await asyncio.wait_for(errand(running, RequestKind.OTHER).run(work), 5)
     assert sorted(tried) == ["r0", "r1"]
     running.assert_nothing_held()
+
+
+async def test_a_replica_that_goes_down_before_the_work_begins_gets_none(running: RunningGateway) -> None:
+    tried = []
+
+    async def work(lease: Lease) -> None:
+        tried.append(lease.replica.id)
+
+    asked = errand(running, RequestKind.OTHER)
+    task = asyncio.create_task(asked.run(work))
+    while asked.lease is None:
+        await asyncio.sleep(0)
+    first = asked.lease.replica.id
+    asked.interrupt(Fault.HUNG)
+    await asyncio.wait_for(task, 5)
+    assert tried != [first]
+    assert len(tried) == 1
+    running.assert_nothing_held()

@@ -182,6 +182,13 @@ async def test_one_that_somebody_else_runs_takes_over_the_name_of_one_that_corra
         assert on.ids == [("gpu0", False)]
 
 
+async def test_the_folders_of_the_stores_of_its_own_ollamas_are_known(tmp_path: Path) -> None:
+    async with stage(tmp_path, OWNED + f"ollama: {{models: {tmp_path}}}\n") as on:
+        assert on.owner.store_folders() == {"gpu0": str(tmp_path)}
+        await on.use(LISTED)
+        assert on.owner.store_folders() == {}
+
+
 async def test_a_client_that_wants_the_cpu_again_and_again_costs_one_restart(tmp_path: Path) -> None:
     async with stage(tmp_path, OWNED) as on:
         await on.running(0)

@@ -13,11 +13,13 @@ from random import Random
 
 import pytest
 
-from corral.gateway.serve.poller import KICK_GAP_S, Poller
+from corral.gateway.serve.part import PAGE_WAIT_S
+from corral.gateway.serve.poller import Poller
 from corral.gateway.serve.views import ReplicaPages
+from corral.gateway.serve.watch import KICK_GAP_S, SETTLES_S
 from corral.model import OllamaSample, ProbeResult, Replica
 from corral.probes.ollama import OllamaProbe, probe_session
-from tests.probes.fake_ollama import TAG, FakeOllama, document, fake_ollama, held, page
+from tests.probes.fake_ollama import LOADED, TAG, FakeOllama, document, fake_ollama, held, page
 
 UP, DEAD, SLOW = ProbeResult.ANSWERED, ProbeResult.REFUSED, ProbeResult.TIMED_OUT
 RARELY_S = 600.0
@@ -370,6 +372,186 @@ async def test_a_cancelled_refresh_takes_nothing_from_those_who_share_it(
 async def test_a_refresh_of_nobody_returns(feed: RecordingFeed) -> None:
     async with polling(feed, [], RARELY_S) as poller:
         await poller.refresh(tags=True, ps=True, deadline_s=PATIENCE_S)
+
+
+# -- pages that catch up with what the gateway itself caused
+
+
+def settled(replica_id: str) -> bool:
+    return False
+
+
+async def test_memory_is_read_for_a_page_only_where_something_was_begun_or_ended(feed: RecordingFeed) -> None:
+    async with AsyncExitStack() as stack:
+        ollamas = [await stack.enter_async_context(fake_ollama()) for _ in range(3)]
+        replicas = [ollama.replica(str(number)) for number, ollama in enumerate(ollamas)]
+        poller = await stack.enter_async_context(polling(feed, replicas, RARELY_S))
+        await feed.until(lambda: all(all_read(feed, replica.id)() for replica in replicas))
+        await poller.catch_up_ps("012", settled)
+        assert [ollama.asked["/api/ps"] for ollama in ollamas] == [1, 1, 1]
+        for ollama in ollamas:
+            ollama.answers["/api/ps"] = document({"models": []})
+        poller.recent.touched.add("1")
+        await poller.catch_up_ps("012", lambda replica_id: replica_id == "2")
+        assert [ollama.asked["/api/ps"] for ollama in ollamas] == [1, 2, 2]
+        assert [len(poller.pages(replica.id).ps or ()) for replica in replicas] == [1, 0, 0]
+        assert poller.recent.touched == set()
+        assert [ollama.asked["/api/tags"] for ollama in ollamas] == [1, 1, 1]
+
+
+async def test_pages_that_catch_up_share_the_reading_that_began_after_the_change(
+    ollama: FakeOllama, feed: RecordingFeed
+) -> None:
+    gate = asyncio.Event()
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await feed.until(all_read(feed))
+        ollama.answers["/api/ps"] = held(gate, document({"models": []}))
+        poller.recent.touched.add("a")
+        first = asyncio.create_task(poller.catch_up_ps("a", settled))
+        await _until(lambda: ollama.now["/api/ps"] == 1)
+        rest = [asyncio.create_task(poller.catch_up_ps("a", settled)) for _ in range(50)]
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.wait([first, *rest])
+        assert poller.pages("a").ps == ()
+    assert ollama.asked["/api/ps"] <= 3, "the first, this one, and one for those that came so soon after the change"
+
+
+async def test_a_change_during_a_reading_is_caught_up_with_by_the_next(ollama: FakeOllama, feed: RecordingFeed) -> None:
+    gate = asyncio.Event()
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await feed.until(all_read(feed))
+        ollama.answers["/api/ps"] = held(gate, document({"models": [LOADED]}))
+        poller.read_memory("a")
+        await _until(lambda: ollama.now["/api/ps"] == 1)
+        poller.recent.touched.add("a")
+        page = asyncio.create_task(poller.catch_up_ps("a", settled))
+        await asyncio.sleep(0)
+        ollama.answers["/api/ps"] = document({"models": []})
+        gate.set()
+        await page
+        assert poller.pages("a").ps == ()
+
+
+async def test_soon_after_a_change_a_page_asks_once_more(ollama: FakeOllama, feed: RecordingFeed) -> None:
+    """An Ollama agrees to let go of a model before it does."""
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await feed.until(all_read(feed))
+        poller.recent.touched.add("a")
+        await poller.catch_up_ps("a", settled)
+        ollama.answers["/api/ps"] = document({"models": []})
+        await poller.catch_up_ps("a", settled)
+        assert poller.pages("a").ps == ()
+        await asyncio.sleep(SETTLES_S)
+        asked = ollama.asked["/api/ps"]
+        await poller.catch_up_ps("a", settled)
+        assert ollama.asked["/api/ps"] == asked
+
+
+async def test_a_reading_that_failed_leaves_a_page_behind(ollama: FakeOllama, feed: RecordingFeed) -> None:
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await feed.until(all_read(feed))
+        ollama.answers["/api/ps"] = page(b"<html>")
+        poller.recent.touched.add("a")
+        await poller.catch_up_ps("a", settled)
+        await asyncio.sleep(SETTLES_S)
+        ollama.answers["/api/ps"] = document({"models": []})
+        await poller.catch_up_ps("a", settled)
+        assert poller.pages("a").ps == ()
+
+
+async def test_a_replica_that_is_known_to_be_slow_costs_a_page_nothing(
+    ollama: FakeOllama, other: FakeOllama, feed: RecordingFeed
+) -> None:
+    async with polling(feed, [ollama.replica("good"), other.replica("slow")], RARELY_S) as poller:
+        await feed.until(lambda: all_read(feed, "good")() and all_read(feed, "slow")())
+        other.answers["/api/ps"] = held(asyncio.Event(), page(b""))
+        poller.recent.touched.add("slow")
+        await poller.catch_up_ps(("good", "slow"), settled)
+        began_s = time.monotonic()
+        for _ in range(100):
+            poller.recent.touched.update(("good", "slow"))
+            await poller.catch_up_ps(("good", "slow"), settled)
+        assert time.monotonic() - began_s < 100 * PAGE_WAIT_S / 4, "none of them waited for the slow one"
+        assert feed.read("good", "ps") > 50
+
+
+async def test_a_page_waits_for_the_first_list_and_for_no_other(ollama: FakeOllama, feed: RecordingFeed) -> None:
+    gate = asyncio.Event()
+    ollama.answers["/api/tags"] = held(gate, document({"models": [TAG]}))
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await _until(lambda: ollama.now["/api/tags"] == 1)
+        first = asyncio.create_task(poller.catch_up_tags("a"))
+        await asyncio.sleep(0)
+        gate.set()
+        await first
+        assert len(poller.union("a").tags()) > 100
+        asked = ollama.asked["/api/tags"]
+        await poller.catch_up_tags("a")
+        assert ollama.asked["/api/tags"] == asked
+        await poller.catch_up_tags("a", anew=True)
+        assert ollama.asked["/api/tags"] == asked + 1
+
+
+# -- lists of a store that was changed
+
+
+async def test_what_one_replica_lists_after_a_change_the_others_of_its_store_list_too(
+    ollama: FakeOllama, other: FakeOllama, feed: RecordingFeed
+) -> None:
+    replicas = [ollama.replica("a"), other.replica("b"), replace(other.replica("c"), port=ollama.port, store="own")]
+    async with polling(feed, replicas, RARELY_S) as poller:
+        await feed.until(lambda: all(all_read(feed, replica.id)() for replica in replicas))
+        poller.adopt_tags("a", (), time.monotonic())
+        poller.adopt_tags("nobody", (), time.monotonic())
+        assert [len(poller.pages(replica_id).tags or ()) for replica_id in "abc"] == [0, 0, 1]
+        assert [sample.replica_id for sample in feed.samples if sample.installed == ()] == ["a", "b"]
+
+
+async def test_a_list_that_is_older_than_what_is_known_is_not_adopted(ollama: FakeOllama, feed: RecordingFeed) -> None:
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        before_s = time.monotonic()
+        await feed.until(all_read(feed))
+        poller.adopt_tags("a", (), before_s)
+        assert len(poller.pages("a").tags or ()) == 1
+
+
+async def test_a_list_that_was_being_read_while_the_store_changed_is_read_again(
+    ollama: FakeOllama, feed: RecordingFeed
+) -> None:
+    gate = asyncio.Event()
+    async with polling(feed, [ollama.replica()], RARELY_S) as poller:
+        await feed.until(all_read(feed))
+        ollama.answers["/api/tags"] = held(gate, document({"models": [TAG]}))
+        reading = asyncio.create_task(poller.refresh(tags=True, ps=False, deadline_s=PATIENCE_S))
+        await _until(lambda: ollama.now["/api/tags"] == 1)
+        poller.adopt_tags("a", (), time.monotonic())
+        ollama.answers["/api/tags"] = document({"models": [TAG | {"name": "new"}]})
+        gate.set()
+        await reading
+        assert [entry.spelled for entry in poller.pages("a").tags or ()] in ([], ["new"])
+        await _until(lambda: [entry.spelled for entry in poller.pages("a").tags or ()] == ["new"])
+    spelled = [[model.name for model in sample.installed] for sample in feed.samples if sample.installed is not None]
+    assert spelled == [["llama3.1:8b"], [], ["new:latest"]]
+
+
+async def test_replicas_that_do_not_share_the_store_they_are_said_to_are_told_of_once(
+    ollama: FakeOllama, other: FakeOllama, feed: RecordingFeed, caplog: pytest.LogCaptureFixture
+) -> None:
+    other.answers["/api/tags"] = document({"models": [TAG | {"name": "another"}]})
+    replicas = [ollama.replica("a"), other.replica("b")]
+    advice = "a and b are said to share the store 'shared' but list different models: "
+    advice += "give them `store:` names of their own"
+    async with polling(feed, replicas, RARELY_S) as poller:
+        await feed.until(lambda: all_read(feed, "a")() and all_read(feed, "b")())
+        for replica_id in "abababab":
+            await poller.catch_up_tags(replica_id, anew=True)
+        assert poller.advice == (advice,)
+        assert [record.getMessage() for record in caplog.records] == [f'advice text="{advice}"']
+        poller.adopt_tags("a", (), time.monotonic())
+        assert len(poller.pages("b").tags or ()) == 1, "it is not its list"
+        poller.set_replicas([replicas[0], replace(replicas[1], store="own")])
+        assert not poller.advice
 
 
 async def test_a_removed_replica_feeds_nothing_more_and_releases_who_waits(

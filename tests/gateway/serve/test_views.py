@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from random import Random
 from typing import Any
@@ -13,14 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.gateway.serve.views import (
-    ReplicaPages,
-    lowest_version,
-    merge_ps,
-    merge_tags,
-    openai_model,
-    openai_models,
-)
+from corral.gateway.serve.views import CopyNotes, ReplicaPages, Union, lowest_version, merge_ps
 from corral.model import InstalledModel, LoadedModel, normalise_model
 from corral.probes.ollama import PsEntry, TagsEntry
 
@@ -51,6 +44,18 @@ def models(page: bytes) -> list[dict[str, Any]]:
     assert list(answer) == ["models"]
     found: list[dict[str, Any]] = answer["models"]
     return found
+
+
+def merge_tags(pages: Iterable[ReplicaPages]) -> bytes:
+    return Union().of(pages).tags()
+
+
+def openai_models(pages: Iterable[ReplicaPages]) -> bytes:
+    return Union().of(pages).openai_models()
+
+
+def openai_model(pages: Iterable[ReplicaPages], name: str) -> bytes | None:
+    return Union().of(pages).openai_model(name)
 
 
 NAMES = st.sampled_from(
@@ -125,6 +130,86 @@ def test_where_digests_differ_the_newest_pull_speaks_for_the_name() -> None:
 def test_unread_pages_are_left_out_and_nothing_at_all_is_an_empty_list() -> None:
     assert merge_tags([]) == merge_ps([ReplicaPages("a")]) == b'{"models":[]}'
     assert merge_tags([ReplicaPages("a"), *tags_of([tag("m")])]) == merge_tags(tags_of([tag("m")]))
+
+
+def test_what_was_made_of_lists_is_made_anew_when_one_of_them_changes_comes_or_goes() -> None:
+    pages = tags_of([tag("m")], [tag("n")])
+    union = Union()
+    first = union.of(pages).tags()
+    assert union.of(pages).tags() is first
+    assert models(union.of(pages[:1]).tags()) == models(merge_tags(pages[:1]))
+    assert union.of(pages[:1]).openai_models() == openai_models(pages[:1])
+    other = [pages[0], ReplicaPages("1", tags=(tag("o"),))]
+    assert union.of(other).tags() == merge_tags(other)
+    assert union.find("n") is None
+    assert union.find("O:latest") is not None
+
+
+# -- what the gateway adds for an operator
+
+
+def test_notes_follow_an_entry_that_is_otherwise_as_it_was() -> None:
+    pages = ps_of([loaded("m", 2)], [loaded("n", 1)])
+
+    def notes(page: ReplicaPages, entry: PsEntry) -> CopyNotes:
+        return CopyNotes(page.replica_id, None, 3, True, 0.5, 0.25)
+
+    noted = models(merge_ps(pages, notes=notes))
+    plain = models(merge_ps(pages))
+    added = [{name: model.pop(name) for name in list(model) if name.startswith("x-corral-")} for model in noted]
+    assert noted == plain
+    assert added == [
+        {
+            "x-corral-replica": replica_id,
+            "x-corral-slots": None,
+            "x-corral-in-flight": 3,
+            "x-corral-pinned": True,
+            "x-corral-idle-s": 0.5,
+            "x-corral-age-s": 0.25,
+        }
+        for replica_id in ("0", "1")
+    ]
+
+
+def test_a_copy_that_has_left_is_not_listed() -> None:
+    pages = ps_of([loaded("m", 1)], [loaded("m", 2)])
+    assert [model["expires"] for model in models(merge_ps(pages, lambda page, entry: page.replica_id == "0"))] == [2]
+
+
+@given(REPLICAS)
+def test_models_are_noted_with_where_they_are_and_otherwise_as_they_were(replicas: list[list[TagsEntry]]) -> None:
+    pages = tags_of(*replicas)
+    stores = {page.replica_id: f"s{int(page.replica_id) % 2}" for page in pages}
+    noted = models(Union().of(pages).tags_noted(pages, stores))
+    for model, plain in zip(noted, models(merge_tags(pages)), strict=True):
+        added = {name: model.pop(name) for name in list(model) if name.startswith("x-corral-")}
+        assert model == plain
+        assert list(added) == ["x-corral-replicas", "x-corral-outdated", "x-corral-stores", "x-corral-loaded"]
+        holders, others = added["x-corral-replicas"], added["x-corral-outdated"]
+        assert len({*holders, *others}) == len(holders) + len(others)
+        name = normalise_model(plain["name"])
+        assert {*holders, *others} == {
+            page.replica_id for page in pages if name in [entry.model.name for entry in page.tags or ()]
+        }
+        assert added["x-corral-stores"] == list(dict.fromkeys(stores[holder] for holder in holders))
+
+
+def test_a_model_is_noted_with_who_has_another_version_and_who_has_it_in_memory() -> None:
+    pages = [
+        ReplicaPages("a", tags=(tag("m", 1, "old"),), ps=(loaded("m", 1),)),
+        ReplicaPages("b", tags=(tag("M:latest", 2, "new"), tag("n")), ps=(loaded("gone", 1), loaded("m", 1))),
+        ReplicaPages("c"),
+    ]
+    found = models(Union().of(pages).tags_noted(pages, {"a": "one", "b": "two"}))
+    assert [{name: model[name] for name in model if name.startswith("x-corral-")} for model in found] == [
+        {
+            "x-corral-replicas": ["b"],
+            "x-corral-outdated": ["a"],
+            "x-corral-stores": ["two"],
+            "x-corral-loaded": ["a", "b"],
+        },
+        {"x-corral-replicas": ["b"], "x-corral-outdated": [], "x-corral-stores": ["two"], "x-corral-loaded": []},
+    ]
 
 
 def test_the_same_model_on_two_replicas_is_two_loaded_copies() -> None:
