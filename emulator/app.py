@@ -118,7 +118,11 @@ class App:
         methods = self._methods(exchange.path)
         route = methods.get(exchange.method)
         if route is not None:
-            running = route.handler(exchange)
+            try:
+                running = route.handler(exchange)
+            except Exception as error:
+                self._failed(exchange, error)
+                return
             if running is not None:
                 self._run(exchange, running)
         elif methods:
@@ -170,9 +174,12 @@ class App:
         if task.cancelled():
             self.counters.aborted += 1
         elif (error := task.exception()) is not None:
-            # a bug of the emulator must fail the test that meets it, loudly
-            print(f"emulator {self.settings.id}: {exchange.method} {exchange.path}: {error!r}", file=sys.stderr)  # noqa: T201
-            exchange.connection.reset()
+            self._failed(exchange, error)
+
+    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+        """A bug of the emulator must fail the test that meets it, loudly."""
+        print(f"emulator {self.settings.id}: {exchange.method} {exchange.path}: {error!r}", file=sys.stderr)  # noqa: T201
+        exchange.connection.reset()
 
     # -- routes that are only of this process ------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import msgspec
 
 from corral.emulator.manifest import Entry, unpack
 from corral.emulator.shelf import Partial
-from corral.emulator.verify import RACES, StoreReport, verify_store
+from corral.emulator.verify import RACES, StoreReport, manifests_in, verify_store
 
 _NUMBERS: Final = itertools.count()
 _STATE_BYTES: Final = 256
@@ -92,14 +92,12 @@ class DirectoryShelf:
 
     def _scan(self) -> Iterator[Entry]:
         """Reads only what changed: another process' pull is visible at once."""
-        for path in sorted((self._root / "manifests").rglob("*")):
+        for path in manifests_in(self._root):
             try:
                 found = path.stat()
                 key = (found.st_mtime_ns, found.st_ino)
                 known = self._read.get(path)
                 if known is None or known[0] != key:
-                    if path.is_dir() or path.suffix == ".new":
-                        continue
                     known = self._read[path] = key, self._entry(path, found.st_mtime)
             except _UNREADABLE:
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,7 +37,7 @@ def verify_store(root: Path) -> StoreReport:
     partials = tuple(sorted({_digest(name.partition(_PARTIAL)[0]) for name in names if _PARTIAL in name}))
     blobs = {_digest(name) for name in names if _PARTIAL not in name and not name.endswith(".new")}
     problems, named, models = [], set(), 0
-    for path in _manifests(root):
+    for path in manifests_in(root):
         models += 1
         digests, wrong = _layers(path)
         shown = "/".join(path.relative_to(root / "manifests").parts)
@@ -51,10 +51,10 @@ def verify_store(root: Path) -> StoreReport:
     return StoreReport(models, len(blobs), tuple(problems), tuple(sorted(blobs - named)), partials)
 
 
-def _manifests(root: Path) -> Iterator[Path]:
-    for path in sorted((root / "manifests").rglob("*")):
-        if path.is_file() and path.suffix != ".new":
-            yield path
+def manifests_in(root: Path) -> list[Path]:
+    """The files of a store's manifests; what another process removes meanwhile is passed over, as Ollama does."""
+    found = (Path(folder, name) for folder, _, names in os.walk(root / "manifests") for name in names)
+    return sorted(path for path in found if path.suffix != ".new")
 
 
 def _layers(path: Path) -> tuple[set[str], list[str]]:

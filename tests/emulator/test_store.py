@@ -7,11 +7,17 @@ import hashlib
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from corral.emulator.catalog import model_given
+from corral.emulator.directory import DirectoryShelf
+from corral.emulator.manifest import Entry, Recipe
+from corral.emulator.store import Store
 from corral.emulator.verify import verify_store
 from tests.conformance.raw import Wire, ask
 from tests.emulator.child import emulator
@@ -323,6 +329,39 @@ async def test_weights_that_are_gone_cannot_be_loaded(tmp_path: Path) -> None:
         await child.until(lambda: child.app.rig.machine.unloads == 1)
         status, found = await child.ask("POST", "/api/generate", {"model": MODEL})
         assert (status, found) == (500, {"error": f"stat {path}: no such file or directory"})
+
+
+def test_a_list_is_complete_while_another_process_makes_and_removes_a_namespace(tmp_path: Path) -> None:
+    folder, stop = tmp_path / "manifests" / "registry.ollama.ai" / "other" / "passing", threading.Event()
+
+    def make_and_remove() -> None:
+        while not stop.is_set():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.rmdir()
+            folder.parent.rmdir()
+
+    shelf = DirectoryShelf(tmp_path, "a")
+    Store(shelf).install(MODEL, Recipe(model_given(MODEL)), 1.0)
+    other = threading.Thread(target=make_and_remove)
+    other.start()
+    try:
+        assert {len(shelf.entries()) for _ in range(2000)} == {1}
+    finally:
+        stop.set()
+        other.join()
+
+
+async def test_a_request_that_meets_a_bug_breaks_its_connection_and_does_not_hang(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> list[Entry]:
+        raise RuntimeError("a bug")
+
+    async with emulated(MODEL) as child, asyncio.timeout(5):
+        monkeypatch.setattr(child.app.store.shelf, "entries", fail)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await child.tags()
+    assert "GET /api/tags: RuntimeError('a bug')" in capsys.readouterr().err
 
 
 # -- verification -----------------------------------------------------------------------------------------------------
