@@ -174,8 +174,11 @@ async def test_clients_of_all_dialects_and_options_share_one_replica(tmp_path: P
 
 async def test_after_a_few_requests_it_is_told_in_seconds_why(tmp_path: Path) -> None:
     async with fleet(tmp_path, 2, *has(SMALL), *QUICK_LOADS) as running:
-        answers = await asked_in_turn(running.gateway.port, [(CHAT, CHAT.body(SMALL, "hi there", 20))] * 8, clients=2)
-        assert re.search(r"; \d+\.\d\d s: .*decode \d", answers[-1].header("x-corral-reason"))
+        asked = [(CHAT, CHAT.body(SMALL, "hi there", 20))] * 8
+        answers = await asked_in_turn(running.gateway.port, asked, clients=2)
+        while not re.search(r"; \d+\.\d\d s: .*decode \d", answers[-1].header("x-corral-reason")):
+            assert len(answers) < 80  # where others have the cores the first answers may teach nothing
+            answers += await asked_in_turn(running.gateway.port, asked, clients=2)
         shown = (await corral("explain", "-n", "1", "--admin", f"127.0.0.1:{running.gateway.admin_port}")).out
         assert "PREFILL" in shown
         assert answers[-1].header("x-corral-replica") in shown
