@@ -82,6 +82,11 @@ class Poller:
         if watch is not None:
             watch.ps.ask()
 
+    def knows_memory(self, replica_id: str) -> bool:
+        """Whether what was last read of its memory shows all that the gateway itself has caused there so far."""
+        watch = self._watches.get(replica_id)
+        return watch is not None and watch.knows_memory
+
     def spelled(self, replica_id: str, model: str) -> str:
         """The model's name as the replica itself writes it, where it is known to have the model."""
         entries = self.pages(replica_id).tags or ()

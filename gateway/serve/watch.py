@@ -149,6 +149,12 @@ class Watch:
             self.ps.is_behind = True
         return self.ps.fresh(unsettled=unsettled or self._clock() < self._settles_until_s)
 
+    @property
+    def knows_memory(self) -> bool:
+        """Whether the last reading of memory shows all that the gateway itself has caused there so far."""
+        is_behind = self.ps.is_behind or self.ps.is_catching_up or self.replica.id in self._recent.touched
+        return not is_behind and self._clock() >= self._settles_until_s
+
     def set_interval(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._due_s = min(self._due_s, asyncio.get_running_loop().time() + interval_s)

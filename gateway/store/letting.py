@@ -76,6 +76,8 @@ class Letting:
         scheduler = self._gateway.carrier.scheduler
         if state.loaded is None or model in state.loaded or scheduler.use_of(replica.id, model).inflight:
             return True
+        if not self._poller.knows_memory(replica.id):  # a request that has ended may have loaded it
+            return True
         listed = self._poller.pages(replica.id).ps or ()
         return any(entry.model.name == model for entry in listed) or scheduler.is_unsettled(replica.id)
 

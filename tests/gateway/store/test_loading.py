@@ -32,3 +32,13 @@ async def test_what_a_request_may_be_loading_is_let_go_of_once_it_is_in_memory(o
     status, _, body = await client.answer()
     assert (status, json.loads(body.splitlines()[-1])["done"]) == (200, True)
     await stage.at_rest()
+
+
+async def test_what_a_request_that_has_ended_may_have_loaded_is_let_go_of(opened: Open) -> None:
+    stage = await opened("s")
+    stage[0].feed("/api/ps")  # no reading tells yet
+    client = await stage.running.connect()
+    await client.send(post("/api/chat", CHAT))
+    assert (await client.answer())[0] == 200
+    assert await stage.delete(MODEL) == (200, None)
+    assert [body["keep_alive"] for body in stage[0].asked("/api/generate")] == [0]
