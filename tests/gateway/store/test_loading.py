@@ -36,9 +36,13 @@ async def test_what_a_request_may_be_loading_is_let_go_of_once_it_is_in_memory(o
 
 async def test_what_a_request_that_has_ended_may_have_loaded_is_let_go_of(opened: Open) -> None:
     stage = await opened("s")
-    stage[0].feed("/api/ps")  # no reading tells yet
+    chats = stage[0].feed("/api/chat")
     client = await stage.running.connect()
     await client.send(post("/api/chat", CHAT))
+    chat = await chats.get()
+    # an older version of that name has just left the memory: of the one that is loaded now nobody has told yet
+    stage.running.scheduler.left_memory("r0", MODEL, 0.0)
+    await chat.end({**DONE, "done": False}, DONE)
     assert (await client.answer())[0] == 200
     assert await stage.delete(MODEL) == (200, None)
     assert [body["keep_alive"] for body in stage[0].asked("/api/generate")] == [0]
