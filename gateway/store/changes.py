@@ -112,8 +112,9 @@ class Changes:
         page = await self._lists.read(done.replica)
         with ExitStack() as stack:
             if keeping.model is not None and keeping.is_replaced_in(page):
+                names = self._letting.names(keeping.model)
                 stack.enter_context(self._freezer.frozen(keeping.model))
-                await self._letting.let_go(store, keeping.model, keeping.name)
+                await self._letting.let_go(store, names, keeping.name)
             await self._lists.tell(done.replica, page)
         if keeping.is_same_in(page):
             with suppress(StoreError):
@@ -130,9 +131,10 @@ class Changes:
                 if page is not None and entry is None and not insist:
                     return ABSENT
                 if model is not None and (entry is not None or page is None):
+                    names = self._letting.names(model)
                     frozen.enter_context(self._freezer.frozen(model))
                     # before: afterwards an Ollama knows no model of that name
-                    await self._letting.let_go(store, model, model if entry is None else entry.spelled)
+                    await self._letting.let_go(store, names, model if entry is None else entry.spelled)
                 with self._removals.one(store):
                     return await self._ask(site, mutation, ear)
 

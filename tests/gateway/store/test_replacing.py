@@ -143,6 +143,23 @@ async def test_a_deleted_model_leaves_every_memory_and_every_list(build: Build) 
     await ranch.whole()
 
 
+async def test_an_alias_that_is_deleted_while_it_is_loaded_leaves_when_it_is_there(build: Build) -> None:
+    ranch = await build(1, speed=1.0)
+    names = ranch.running.scheduler.names_of
+    assert (await ranch.ask("/api/copy", source=CHAT, destination="zebra"))[0] == 200
+    await until(lambda: len(names("zebra:latest")) == 2)
+    asked = await ranch.send("/api/generate", model="zebra", prompt="hi", options={"num_predict": 2})
+    machine = ranch.ollamas[0].app.rig.machine
+    await until(lambda: machine.loading)
+    assert await ranch.delete("zebra") == (200, None)
+    assert (await asked.client.answer())[0] in (200, 404)
+    await until(lambda: not machine.loading)
+    async with asyncio.timeout(5):
+        while await ranch.in_memory() != [set()]:
+            await asyncio.sleep(0.01)
+    await ranch.whole()
+
+
 async def test_a_deleted_model_is_back_when_it_was_pulled(build: Build) -> None:
     ranch = await build()
     old = await ranch.digest()

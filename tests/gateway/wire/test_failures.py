@@ -143,6 +143,7 @@ async def test_a_closed_idle_connection_costs_nothing(start: Start) -> None:
     gateway.assert_nothing_held()
 
 
+@pytest.mark.alone
 async def test_what_comes_behind_an_answer_is_never_taken_for_the_next(start: Start) -> None:
     async def too_much(call: Call) -> None:
         await call.json({"done": True})

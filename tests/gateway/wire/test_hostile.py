@@ -323,6 +323,7 @@ def _route(path: str, body: bytes, content_type: bytes, encoding: bytes | None =
     return route_request(find_route(b"POST", path), body, content_type, "t", encoding=encoding, target=b"/")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", list(FORMS))
 def test_no_form_takes_more_time_than_its_length_allows(name: str) -> None:
     taken = []
@@ -333,6 +334,7 @@ def test_no_form_takes_more_time_than_its_length_allows(name: str) -> None:
     assert taken[1] < 8 * 3 * taken[0] + 0.02, "a square would take 64 times as long"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", list(COMPRESSED))
 def test_no_compressed_body_takes_more_time_than_its_length_allows(name: str) -> None:
     taken = []
