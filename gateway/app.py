@@ -27,16 +27,19 @@ from corral.gateway.carrier import Carrier
 from corral.gateway.config import Address, Config, build_policy, diff_config, load_config, naming
 from corral.gateway.config.environment import with_environment
 from corral.gateway.embed import Splitter
+from corral.gateway.ended import Ended
 from corral.gateway.gateway import Gateway
 from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.owner import Owner
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
-from corral.gateway.serve.admin import make_admin, make_runner
+from corral.gateway.serve.admin import make_admin, make_runner, snapshot_page
 from corral.gateway.serve.admin_models import ModelRoutes
 from corral.gateway.serve.cleaning import Cleaner, Known
 from corral.gateway.serve.gpus import GpuBoard
 from corral.gateway.serve.inventory import Inventory
+from corral.gateway.serve.lately import Journal, Ring
 from corral.gateway.serve.listening import explain_listen_error
+from corral.gateway.serve.live import LiveRoutes
 from corral.gateway.serve.memory import MemoryKeeper
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.poller import Poller
@@ -153,6 +156,11 @@ class App:
         self.board.on_round = self.gateway.gpus.look
         self.gateway.on_replicas_changed = self._take_replicas
         self._reloading = asyncio.Lock()
+        requests: Ring[Ended] = Ring()
+        self.gateway.listeners.append(requests.add)
+        self.journal = Journal()
+        logging.getLogger("corral").addHandler(self.journal)
+        self.live = LiveRoutes(lambda: snapshot_page(self.gateway), requests, self.journal, loop.time)
         carrier.suspect = self.poller.kick
         carrier.refresh_tags = self._refresh_tags
         carrier.change_memory = self.memory.change
@@ -190,7 +198,8 @@ class App:
             await self.owner.start(self._config)
         cleaner = Cleaner(self.stores, self._known_stores, lambda: self.gateway.draining)
         models = ModelRoutes(self.stores, Inventory(self.gateway), cleaner)
-        admin = make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts, more=models.routes())
+        more = [*models.routes(), *self.live.routes()]
+        admin = make_admin(self.gateway, self.metrics, hosts=lambda: self._config.hosts, more=more)
         self._admin = make_runner(admin)
         await self._admin.setup()
         await web.SockSite(self._admin, admin_listener).start()
@@ -294,6 +303,8 @@ class App:
         await self.gateway.close()
         await self.poller.close()
         await self.owner.close()
+        self.live.close()
+        logging.getLogger("corral").removeHandler(self.journal)
         if self._admin is not None:
             await self._admin.cleanup()
 

@@ -22,7 +22,6 @@ from corral.gateway.schedule.effects import (
 from corral.gateway.schedule.scheduler import Scheduler
 from corral.gateway.serve.metrics import Metrics
 from corral.gateway.serve.recent import Recent
-from corral.gateway.wire.exchange import Exchange
 from corral.model import Figures, Health, RequestKind, RouteRequest
 
 log: Final = logging.getLogger("corral.gateway")
@@ -99,26 +98,6 @@ class Carrier:
     def _wanted(self, replica_id: str, model: str | None) -> None:
         if self.recent.leaving:
             self.recent.wanted(replica_id, *self.scheduler.names_of(model or ""))
-
-    def record(
-        self, exchange: Exchange, outcome: str, *, lines: int, prompt_tokens: int | None, output_tokens: int | None
-    ) -> None:
-        """Count a request that ended."""
-        now_s = self._clock()
-        arrived_s = exchange.arrived_at_s
-        sent_s, first_s = exchange.sent_at_s, exchange.first_byte_at_s
-        self._metrics.request_done(
-            exchange.route.label,
-            exchange.request.asked,
-            exchange.decision.replica_id if exchange.decision is not None else None,
-            outcome,
-            queue_s=(sent_s if sent_s is not None else now_s) - arrived_s,
-            first_byte_s=first_s - arrived_s if first_s is not None else None,
-            total_s=now_s - arrived_s,
-            lines=lines,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-        )
 
     # -- events of a replica's memory
 

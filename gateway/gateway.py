@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Final
 from corral import __version__
 from corral.gateway.carrier import Carrier
 from corral.gateway.config import Config
+from corral.gateway.ended import Ended, Listener
 from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.owner import Owner
 from corral.gateway.serve.metrics import Metrics
@@ -70,6 +72,9 @@ class Gateway:
         self.on_replicas_changed: Callable[[], None] = lambda: None
         """Takes over the owner's replicas."""
         self.answerers: dict[Duty, Answerer] = {Duty.PAGE: Pages(self).answer}
+        self.listeners: list[Listener] = [metrics.request_done]
+        self.wall: Callable[[], float] = time.time
+        """The time of day, for people."""
         self.looked = asyncio.Event()
         """Every replica was probed once: what is said of them from here on is known."""
         self.version = __version__
@@ -191,20 +196,13 @@ class Gateway:
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
         log.error("bug where=%s error=%s at=%s", where, type(error).__name__, place)
 
-    def count_refused_request(self, status: int) -> None:
-        """A request ended at its head or body, before it became an exchange."""
-        self.metrics.request_done(
-            "bad_request",
-            None,
-            None,
-            f"error_{status // 100}xx" if status >= 400 else "ok",
-            queue_s=0.0,
-            first_byte_s=None,
-            total_s=0.0,
-            lines=0,
-            prompt_tokens=None,
-            output_tokens=None,
-        )
+    def over(self, ended: Ended) -> None:
+        """A request is over: everybody who tells of requests hears of it."""
+        for listener in self.listeners:
+            try:
+                listener(ended)
+            except Exception as error:  # whoever only watches must not harm the request
+                self.report_bug("listener", error)
 
     # -- the poller's feed
 

@@ -38,7 +38,12 @@ def serve_config(path: Path | None, config: Config, *, log_level: str, after_car
 
 
 def set_up_logs(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format=LOG_FORMAT)
+    """On stderr from this level on; state changes reach the admin port's readers whatever is logged here."""
+    logging.basicConfig(format=LOG_FORMAT)
+    root = logging.getLogger()
+    for handler in root.handlers:
+        handler.setLevel(level.upper())
+    root.setLevel(min(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 

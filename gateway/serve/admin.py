@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from corral.errors import CorralError
-from corral.gateway.serve import admin_models
+from corral.gateway.serve import admin_models, live
 from corral.gateway.serve.explain import explain_json, last
 from corral.gateway.serve.exposition import CONTENT_TYPE, MetricsPage
 from corral.gateway.serve.metrics import Metrics
@@ -37,7 +37,7 @@ POST /replicas/ID/stop         end its Ollama; its GPU is free until the next li
 POST /replicas/ID/start        start its Ollama again
 POST /restart                  all of them, one after the other
 """
-INDEX += admin_models.INDEX
+INDEX += live.INDEX + admin_models.INDEX
 
 
 class GatewayControl(Protocol):
@@ -128,9 +128,7 @@ class _Routes:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def snapshot(self, request: web.Request) -> web.Response:
-        ready, reason = self._control.ready()
-        about = {"schema": SNAPSHOT_SCHEMA, "version": self._control.version, "ready": ready, "reason": reason}
-        return web.json_response(about | snapshot_json(self._control.snapshot()))
+        return web.json_response(snapshot_page(self._control))
 
     async def explain(self, request: web.Request) -> web.Response:
         try:
@@ -181,6 +179,13 @@ class _Routes:
     def _replica(self, replica_id: str) -> web.Response:
         snapshot = self._control.snapshot()
         return web.json_response(next(row for row in _replicas_json(snapshot) if row["id"] == replica_id))
+
+
+def snapshot_page(control: GatewayControl) -> dict[str, Any]:
+    """All of ``/snapshot``."""
+    ready, reason = control.ready()
+    about = {"schema": SNAPSHOT_SCHEMA, "version": control.version, "ready": ready, "reason": reason}
+    return about | snapshot_json(control.snapshot())
 
 
 def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from corral.errors import Fault, Refusal
+from corral.gateway.ended import Ended
 from corral.model import Health
 
 QUEUE_BOUNDS_S: Final = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -49,6 +50,18 @@ class Series:
         self.lines = 0
         self.prompt_tokens = 0
         self.output_tokens = 0
+
+    def take(self, ended: Ended) -> None:
+        self.outcomes[ended.outcome] = self.outcomes.get(ended.outcome, 0) + 1
+        self.queue.observe(ended.queue_s)
+        self.total.observe(ended.total_s)
+        self.lines += ended.lines
+        if ended.first_byte_s is not None:
+            self.first_byte.observe(ended.first_byte_s)
+        figures = ended.figures
+        if figures is not None:
+            self.prompt_tokens += figures.prompt_tokens or 0
+            self.output_tokens += figures.output_tokens or 0
 
 
 class ProbeSeries:
@@ -97,37 +110,18 @@ class Metrics:
             return NO_MODEL
         return model if model in self._models else OTHER
 
-    def request_done(
-        self,
-        kind: str,
-        model: str | None,
-        replica_id: str | None,
-        outcome: str,
-        *,
-        queue_s: float,
-        first_byte_s: float | None,
-        total_s: float,
-        lines: int,
-        prompt_tokens: int | None,
-        output_tokens: int | None,
-    ) -> None:
-        """One request is over. ``replica_id`` None: none answered it; times count from its arrival."""
-        key = (kind, model if model in self._models else self.model_label(model))
+    def request_done(self, ended: Ended) -> None:
+        """One request is over. Pages are no requests."""
+        if ended.is_page:
+            return
+        model = ended.model
+        key = (ended.kind, model if model in self._models else self.model_label(model))
         series = self.series.get(key)
         if series is None:
             series = self.series[key] = Series()
-        series.outcomes[outcome] = series.outcomes.get(outcome, 0) + 1
-        series.queue.observe(queue_s)
-        series.total.observe(total_s)
-        series.lines += lines
-        if first_byte_s is not None:
-            series.first_byte.observe(first_byte_s)
-        if prompt_tokens is not None:
-            series.prompt_tokens += prompt_tokens
-        if output_tokens is not None:
-            series.output_tokens += output_tokens
-        if replica_id is not None:
-            pair = (replica_id, outcome)
+        series.take(ended)
+        if ended.replica is not None:
+            pair = (ended.replica, ended.outcome)
             self.by_replica[pair] = self.by_replica.get(pair, 0) + 1
 
     def decided(self, replica_id: str, reason: str) -> None:

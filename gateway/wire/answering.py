@@ -7,13 +7,16 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from corral.gateway.ended import Ended
 from corral.gateway.wire.admission import cors_headers
 from corral.gateway.wire.bodies import LAST_CHUNK, chunk
 from corral.gateway.wire.dialect import error_body, refusal_answer, stream_error
+from corral.gateway.wire.outcome import outcome_of
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead
 from corral.gateway.wire.routes import Route
 from corral.gateway.wire.tenant import tenant_of
+from corral.model import Figures
 
 if TYPE_CHECKING:
     from corral.errors import Refusal
@@ -39,6 +42,7 @@ class Answering:
         "_first_at_s",
         "_is_over",
         "_may_write",
+        "_status",
         "body",
         "head",
         "is_begun",
@@ -66,6 +70,7 @@ class Answering:
         self.prompt_tokens: int | None = None
         self._arrived_at_s = client.gateway.clock()
         self._first_at_s: float | None = None
+        self._status: int | None = None
         self._content_type = b""
         self._chunked = not head.http10
         self._is_over = False
@@ -90,7 +95,7 @@ class Answering:
         head_only = head.method == b"HEAD"
         answer = reply(status, body, content_type=content_type, headers=headers, close=not keep, head_only=head_only)
         self._first_at_s = client.gateway.clock()
-        self._over(_outcome(status))
+        self._over(outcome_of(status), status)
         client.finish_with(answer, keep_alive=keep)
 
     def error(self, status: int, message: str, headers: bytes = b"") -> None:
@@ -113,6 +118,7 @@ class Answering:
         if self._is_over or client.transport is None:
             return
         self.is_begun = True
+        self._status = status
         self._content_type = content_type
         self._first_at_s = client.gateway.clock()
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
@@ -189,24 +195,32 @@ class Answering:
 
     # -- what it shares with every answer
 
-    def _over(self, outcome: str) -> None:
+    def _over(self, outcome: str, status: int | None = None) -> None:
         self._is_over = True
-        if not self.is_page:
-            gateway = self._client.gateway
-            now_s, arrived_s = gateway.clock(), self._arrived_at_s
-            first_s = None if self._first_at_s is None else self._first_at_s - arrived_s
-            gateway.metrics.request_done(
-                self.route.label,
-                self.model,
-                self.replica_id,
-                outcome,
+        gateway = self._client.gateway
+        total_s = gateway.clock() - self._arrived_at_s
+        head = self.head
+        gateway.over(
+            Ended(
+                id=(head.request_id or b"-").decode(),
+                at=gateway.wall() - total_s,
+                kind=self.route.label,
+                method=head.method.decode(),
+                path=head.path,
+                outcome=outcome,
+                status=self._status if status is None else status,
+                model=self.model,
+                tenant=self.tenant,
+                rank=head.rank,
+                replica=self.replica_id,
                 queue_s=self.queue_s,
-                first_byte_s=first_s,
-                total_s=now_s - arrived_s,
-                lines=0,
-                prompt_tokens=self.prompt_tokens,
-                output_tokens=None,
+                first_byte_s=None if self._first_at_s is None else self._first_at_s - self._arrived_at_s,
+                total_s=total_s,
+                request_bytes=len(self.body),
+                figures=None if self.prompt_tokens is None else Figures(prompt_tokens=self.prompt_tokens),
+                is_page=self.is_page,
             )
+        )
 
     def _may_keep(self) -> bool:
         unread = self._client.body_unfinished()
@@ -220,7 +234,3 @@ class Answering:
             self.head.request_id or b"-",
             cors_headers(gateway.rules, self.head),
         )
-
-
-def _outcome(status: int) -> str:
-    return "ok" if status < 400 else f"error_{status // 100}xx"

@@ -21,6 +21,7 @@ from corral.gateway.wire.dialect import error_body
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.grammar import BARE_LF, HEAD_END
 from corral.gateway.wire.incoming import IncomingBody
+from corral.gateway.wire.outcome import of_bad_request
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead, parse_request_head
 from corral.gateway.wire.routes import Route, dialect_of, find_route
@@ -236,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
         self.state = State.BUSY
         keep = head.keep_alive and not head.chunked and not head.content_length
         self._ahead = rest
-        self.gateway.count_refused_request(status)
+        self.gateway.over(of_bad_request(self.gateway, head, status, tenant=self.address))
         headers += b"x-request-id: %b\r\n" % (head.request_id or b"-")
         self.finish_with(reply(status, headers=headers, close=not keep), keep_alive=keep)
 
@@ -463,7 +464,7 @@ class ClientConnection(asyncio.Protocol):
             self._end_task()
         head, self._head = self._head, None
         self._body = None
-        self.gateway.count_refused_request(error.status)
+        self.gateway.over(of_bad_request(self.gateway, head, error.status, tenant=self.address))
         if begun:  # an early answer to an upload: no second head may stand in its middle
             self.reset()
             return
@@ -491,6 +492,7 @@ class ClientConnection(asyncio.Protocol):
         elif self.transport is None:
             return
         elif self.state in (State.HEAD, State.BODY):
+            self.gateway.over(of_bad_request(self.gateway, self._head, 408, tenant=self.address))
             answer = reply(408, error_body(dialect_of(""), 408, "the request came in too slowly"), close=True)
             self.gateway.outbox.put(self.transport, answer)
             self.close_after_response()

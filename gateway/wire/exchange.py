@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from corral.errors import Fault, Refusal
 from corral.gateway.carried import Carried
+from corral.gateway.ended import Attempt
 from corral.gateway.schedule.effects import Refuse
 from corral.gateway.schedule.ticket import Lease
 from corral.gateway.wire.admission import cors_headers
@@ -32,6 +33,7 @@ from corral.gateway.wire.canonical import with_num_ctx
 from corral.gateway.wire.dialect import Ending, error_body, read_ending, refusal_answer, stream_error
 from corral.gateway.wire.fields import route_request
 from corral.gateway.wire.heads import framing_of, framing_of_held, is_chunked, is_delimited, request_head, response_head
+from corral.gateway.wire.outcome import of_exchange, outcome_of
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead
 from corral.gateway.wire.response_head import ResponseHead
@@ -75,9 +77,11 @@ class Exchange(Carried):
         "_body",
         "_held",
         "_last_answer",
+        "_last_status",
         "_response",
         "_room",
         "client",
+        "failed",
         "first_byte_at_s",
         "forward",
         "head",
@@ -114,6 +118,8 @@ class Exchange(Carried):
         self._held: list[bytes] = []
         self._room = 0
         """How many more bytes of the answer are held back before it is committed."""
+        self.failed: list[Attempt] = []
+        self._last_status: int | None = None
         self._last_answer: tuple[bytes, bool] | None = None
         """What the last replica said that could not do better, and whether the client's connection outlives it."""
 
@@ -146,7 +152,7 @@ class Exchange(Carried):
         if self._last_answer is not None and refusal in (Refusal.EXHAUSTED, Refusal.NO_REPLICA):
             answer, keep = self._last_answer
             self.client.finish_with(answer, keep_alive=keep)
-            self._record("error_5xx")
+            self._record("error_5xx", self._last_status)
             return
         status, message = refusal_answer(refusal)
         if refusal is Refusal.EXHAUSTED and self.request.kind in _NOT_REPEATABLE:
@@ -155,7 +161,7 @@ class Exchange(Carried):
         if retry_after_s is not None:
             headers += b"Retry-After: %d\r\n" % retry_after_s
         self._answer(status, error_body(self.route.dialect, status, message), headers)
-        self._record(f"refused_{refusal.name.lower()}")
+        self._record(f"refused_{refusal.name.lower()}", status)
 
     def interrupt(self, fault: Fault) -> None:
         """The replica went down while this waited for its first byte."""
@@ -206,7 +212,7 @@ class Exchange(Carried):
             carrier.spared(self)
         else:
             carrier.cancel(self)
-        self._record("client_gone")
+        self._record("client_gone", self._status)
 
     # -- the request on its way to the replica
 
@@ -250,7 +256,7 @@ class Exchange(Carried):
         if self.state is State.SENT:
             fault = self._fault_in_answer(response)
             if fault is not None:
-                self._last_answer = self._whole_answer(response)
+                self._last_answer, self._last_status = self._whole_answer(response), response.status
                 self._release_upstream(upstream, response, reader)
                 self._fail(fault)
                 return
@@ -304,11 +310,17 @@ class Exchange(Carried):
 
     def _fail(self, fault: Fault) -> None:
         """One attempt failed before its first byte: the scheduler sends it elsewhere, or refuses it."""
+        self._note_failed(fault)
         self.state = State.QUEUED
         self.forward = _discard
         self._response = None
         self.reader = None
         self.client.gateway.carrier.failed(self, fault)
+
+    def _note_failed(self, fault: Fault) -> None:
+        if self.lease is not None and self.sent_at_s is not None:
+            sent_s, now_s = self.sent_at_s - self.arrived_at_s, self.client.gateway.clock() - self.arrived_at_s
+            self.failed.append(Attempt(self.lease.replica.id, fault.name.lower(), sent_s, now_s))
 
     def _fault_in_answer(self, response: ResponseHead) -> Fault | None:
         if self.lease is not None and self.lease.is_cloud:
@@ -327,7 +339,7 @@ class Exchange(Carried):
         if self._chunked():
             self.forward(LAST_CHUNK)
         keep = self._may_keep()
-        outcome = "ok" if response.status < 400 else f"error_{response.status // 100}xx"
+        outcome = outcome_of(response.status)
         # The replica said itself that it could not go on: broken like a stream that was cut, but the client knows.
         failed = ending.said_error and self.request.kind is RequestKind.INFERENCE
         figures = ending.figures or Figures() if response.status == 200 else None
@@ -358,16 +370,15 @@ class Exchange(Carried):
     def _done(self, outcome: str, *, ok: bool, figures: Figures | None = None) -> None:
         self.state = State.DONE
         self.client.gateway.carrier.finished(self, ok=ok, figures=figures)
-        self._record(outcome, figures)
+        self._record(outcome, self._status, figures)
 
-    def _record(self, outcome: str, figures: Figures | None = None) -> None:
-        self.client.gateway.carrier.record(
-            self,
-            outcome,
-            lines=self.reader.lines if self.reader is not None else 0,
-            prompt_tokens=figures.prompt_tokens if figures is not None else None,
-            output_tokens=figures.output_tokens if figures is not None else None,
-        )
+    @property
+    def _status(self) -> int | None:
+        """Of the answer that the client has had at least the beginning of."""
+        return None if self.first_byte_at_s is None or self._response is None else self._response.status
+
+    def _record(self, outcome: str, status: int | None, figures: Figures | None = None) -> None:
+        self.client.gateway.over(of_exchange(self, outcome, status, figures))
 
     # -- connections
 

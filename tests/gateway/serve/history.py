@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from corral.errors import Fault, Refusal
+from corral.gateway.ended import Ended
 from corral.gateway.serve.metrics import Metrics
 from corral.model import (
     Choice,
     Decision,
+    Figures,
     Gpu,
     GpuCondition,
     GpuLoad,
@@ -152,16 +154,21 @@ def metrics() -> Metrics:
 def _requests(counters: Metrics) -> None:
     def done(kind: str, model: str | None, replica_id: str | None, outcome: str, first_byte_s: float | None) -> None:
         counters.request_done(
-            kind,
-            model,
-            replica_id,
-            outcome,
-            queue_s=0.0625,
-            first_byte_s=first_byte_s,
-            total_s=3.0,
-            lines=10,
-            prompt_tokens=7 if outcome == "ok" else None,
-            output_tokens=9 if outcome == "ok" else None,
+            Ended(
+                id="r-1",
+                at=1_700_000_000.0,
+                kind=kind,
+                method="POST",
+                path="/api/chat",
+                outcome=outcome,
+                model=model,
+                replica=replica_id,
+                queue_s=0.0625,
+                first_byte_s=first_byte_s,
+                total_s=3.0,
+                lines=10,
+                figures=Figures(prompt_tokens=7, output_tokens=9) if outcome == "ok" else None,
+            )
         )
 
     done("chat", "llama3.1:8b", "a", "ok", 0.25)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from corral.gateway.ended import Ended
 from corral.gateway.serve.exposition import METRICS, MetricsPage
 from corral.gateway.serve.metrics import MAX_MODELS, MAX_REASONS, OTHER, Metrics
 from corral.model import Snapshot
@@ -97,14 +98,15 @@ def test_a_bucket_counts_values_up_to_its_edge_inclusive() -> None:
 
 def request(metrics: Metrics, model: str | None, *, total_s: float = 0.5) -> None:
     metrics.request_done(
-        "chat",
-        model,
-        None,
-        "ok",
-        queue_s=0.0,
-        first_byte_s=None,
-        total_s=total_s,
-        lines=0,
-        prompt_tokens=None,
-        output_tokens=None,
+        Ended(
+            id="r-1",
+            at=0.0,
+            kind="chat",
+            method="POST",
+            path="/api/chat",
+            outcome="ok",
+            status=200,
+            model=model,
+            total_s=total_s,
+        )
     )

@@ -1,0 +1,111 @@
+"""Pages that go on: a stream of what happens (server-sent events), and what happened lately."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from corral.gateway.ended import Ended
+from corral.gateway.serve.lately import KEPT, Journal, Ring, line_json, request_json
+
+INDEX: Final = """\
+GET  /live                     what happens, as server-sent events: snapshot, request, log
+GET  /requests                 the last requests as JSON
+GET  /log                      the last lines of the log as JSON (`corral logs` shows them)
+"""
+MAX_READERS: Final = 64
+PERIOD_S: Final = 0.5
+"""Between two looks for something new."""
+UNREAD_S: Final = 15.0
+"""A reader that takes nothing for so long is let go."""
+
+Page = Callable[[], dict[str, Any]]
+
+
+class LiveRoutes:
+    """``page`` gives what ``/snapshot`` shows."""
+
+    def __init__(self, page: Page, requests: Ring[Ended], journal: Journal, clock: Callable[[], float]) -> None:
+        self._page = page
+        self._requests = requests
+        self._journal = journal
+        self._clock = clock
+        self._readers = 0
+        self._ending = asyncio.Event()
+        self._made: tuple[float, bytes] = (float("-inf"), b"")
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/live", self.live),
+            web.get("/requests", self.requests),
+            web.get("/log", self.log),
+        ]
+
+    def close(self) -> None:
+        """The gateway ends: let all readers go."""
+        self._ending.set()
+
+    async def requests(self, request: web.Request) -> web.Response:
+        found = self._requests.newest(_wanted(request))
+        return web.json_response({"requests": [request_json(*each) for each in found]})
+
+    async def log(self, request: web.Request) -> web.Response:
+        found = self._journal.lines.newest(_wanted(request))
+        return web.json_response({"lines": [line_json(*each) for each in found]})
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """Begins with the newest ``?n=`` requests and lines (default 50); then all that comes."""
+        backlog = _wanted(request, 50)
+        if self._readers >= MAX_READERS:
+            raise web.HTTPServiceUnavailable(reason=f"{MAX_READERS} readers are here already")
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        self._readers += 1
+        try:
+            await response.prepare(request)
+            await self._tell(response, backlog)
+        except (ConnectionError, TimeoutError):
+            pass  # the reader left, or does not read
+        finally:
+            self._readers -= 1
+        return response
+
+    async def _tell(self, response: web.StreamResponse, backlog: int) -> None:
+        seen = self._requests.last - backlog, self._journal.lines.last - backlog
+        while not self._ending.is_set():
+            said = [self._snapshot()]
+            said += [_event("request", request_json(*each)) for each in self._requests.since(seen[0])]
+            said += [_event("log", line_json(*each)) for each in self._journal.lines.since(seen[1])]
+            seen = self._requests.last, self._journal.lines.last
+            async with asyncio.timeout(UNREAD_S):
+                await response.write(b"".join(said))
+            try:
+                async with asyncio.timeout(PERIOD_S):
+                    await self._ending.wait()
+            except TimeoutError:
+                continue
+
+    def _snapshot(self) -> bytes:
+        """Made once for all readers of one moment."""
+        made_at_s, event = self._made
+        now_s = self._clock()
+        if now_s - made_at_s >= PERIOD_S / 2:
+            event = _event("snapshot", self._page())
+            self._made = now_s, event
+        return event
+
+
+def _wanted(request: web.Request, default: int = 100) -> int:
+    text = request.query.get("n", str(default))
+    if not text.isdecimal() or not 0 <= int(text) <= KEPT:
+        raise web.HTTPBadRequest(reason=f"n={text!r:.20}: expected a whole number from 0 to {KEPT}")
+    return int(text)
+
+
+def _event(kind: str, data: dict[str, Any]) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
