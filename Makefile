@@ -50,7 +50,7 @@ ENGINE = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["proj
 # The engine has a lock of its own: where it has no wheel, everything else must still install.
 lock: pyproject.toml
 	$(BIN)/python -m pip install --quiet pip-tools
-	$(COMPILE) --extra dev -o requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra discovery --extra otel --extra top -o requirements.lock pyproject.toml
 	$(BIN)/python -c '$(ENGINE)' | $(COMPILE) --constraint requirements.lock -o requirements-engine.lock -
 
 clean:
