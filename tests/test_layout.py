@@ -11,7 +11,7 @@ import pytest
 import corral
 
 ROOT = Path(__file__).parents[1]
-LINKED = ("gateway", "probes", "policies", "emulator")
+LINKED = ("gateway", "probes", "policies", "emulator", "laboratory")
 
 
 @pytest.mark.parametrize("name", LINKED)

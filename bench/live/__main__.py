@@ -18,9 +18,9 @@ from bench import machine
 from bench.live import report
 from bench.live.compare import Comparison, compare
 from bench.live.fronts import OUR_NAME, Front, fronts
-from bench.policies.campaign import Scenario
 from bench.policies.matrix import UNEQUAL, matrix
 from corral.errors import OperatorError
+from corral.laboratory.campaign import Scenario
 
 EXAMPLES = """
 examples:

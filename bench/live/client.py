@@ -11,9 +11,9 @@ from typing import cast
 import msgspec
 
 from bench.live.replica import TOLD_BYTES
-from bench.policies.types import Arrival, Outcome
-from bench.policies.workloads import BLOCK_TOKENS
 from corral.emulator.prefix import BYTES_PER_TOKEN
+from corral.laboratory.types import Arrival, Outcome
+from corral.laboratory.workloads import BLOCK_TOKENS
 
 LEAD_S = 0.2
 """Before the first request is due."""

@@ -12,13 +12,13 @@ from bench.contenders import NotReady
 from bench.live.fronts import OUR_NAME, Front
 from bench.live.play import Usage, first_in_line, play
 from bench.live.replica import LiveError
-from bench.policies.campaign import Contender, Scenario, contender, stage
-from bench.policies.engine import run_ours, run_router
 from bench.policies.live_result import WITHIN, Live
-from bench.policies.measures import FAILED_S, Figures, measure
-from bench.policies.rivals import RIVALS
-from bench.policies.spread import Ratio, paired_ratio
-from bench.policies.types import Run
+from corral.laboratory.campaign import Contender, Scenario, contender, stage
+from corral.laboratory.engine import run_ours, run_router
+from corral.laboratory.measures import FAILED_S, Figures, measure
+from corral.laboratory.rivals import RIVALS
+from corral.laboratory.spread import Ratio, paired_ratio
+from corral.laboratory.types import Run
 
 COMPARED = ("ttft_mean", "ttft_p99", "e2e_mean", "e2e_p99")
 PATIENCE_S = 1200.0

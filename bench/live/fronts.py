@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from bench.contenders import CONTENDERS, Command, Contender, free_port
-from bench.policies.campaign import OURS, contender
-from bench.policies.types import Box, BoxReplica
+from corral.laboratory.campaign import OURS, contender
+from corral.laboratory.types import Box, BoxReplica
 
 OUR_NAME = "corral"
 GATEWAY = Path(__file__).with_name("gateway.py")

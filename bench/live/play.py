@@ -21,10 +21,10 @@ from bench.contenders import Proxy
 from bench.live.client import Load, send
 from bench.live.fronts import Front
 from bench.live.replica import Orders, ReplicaProcess
-from bench.policies.campaign import Scenario, stage
-from bench.policies.spread import percentile
-from bench.policies.types import Box, Run
 from corral.errors import OperatorError
+from corral.laboratory.campaign import Scenario, stage
+from corral.laboratory.spread import percentile
+from corral.laboratory.types import Box, Run
 
 
 @dataclass(frozen=True, slots=True)

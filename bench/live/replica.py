@@ -19,7 +19,6 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from bench.policies.boxes import BoxSpec, make_box
 from corral.emulator import generation, inference
 from corral.emulator.app import App
 from corral.emulator.ask import Ask
@@ -28,6 +27,7 @@ from corral.emulator.generation import Script
 from corral.emulator.inference import EmulatedEngine, Engine
 from corral.emulator.script import script_for
 from corral.emulator.settings import Settings
+from corral.laboratory.boxes import BoxSpec, make_box
 
 TOLD_BYTES = 8
 """What the end of a prompt says of its answer: a number of tokens, right-aligned."""

@@ -10,10 +10,10 @@ from bench import machine
 from bench.live.compare import COMPARED, DRAWS, BySeed, Comparison
 from bench.live.fronts import OUR_NAME
 from bench.live.play import Usage
-from bench.policies.campaign import Result
 from bench.policies.live_result import WITHIN
-from bench.policies.measures import FAILED_S
 from bench.policies.report import markdown, scenario_text
+from corral.laboratory.campaign import Result
+from corral.laboratory.measures import FAILED_S
 
 TITLES = {
     "ttft_mean": "TTFT mean, s",

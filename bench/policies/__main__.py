@@ -11,13 +11,13 @@ from pathlib import Path
 
 from bench import machine
 from bench.policies import capacity, claims, plots, report
-from bench.policies.boxes import BOXES, INCIDENTS, MODELS, BoxSpec
-from bench.policies.campaign import DEFAULT, OURS, Contender, Result, Scenario, campaign, contender
 from bench.policies.capacity import YARDSTICKS
-from bench.policies.contender import ABLATIONS, SWITCHES
 from bench.policies.matrix import matrix
-from bench.policies.workloads import GENERATED, Work
 from corral.errors import OperatorError
+from corral.laboratory.boxes import BOXES, INCIDENTS, MODELS, BoxSpec
+from corral.laboratory.campaign import DEFAULT, OURS, Contender, Result, Scenario, campaign, contender
+from corral.laboratory.contender import ABLATIONS, SWITCHES
+from corral.laboratory.workloads import GENERATED, Work
 
 EXAMPLES = """
 examples:

@@ -9,9 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
 
-from bench.policies.campaign import Contender, Result, Scenario, play, stage
 from bench.policies.report import markdown, scenario_text
-from bench.policies.spread import paired_ratio
+from corral.laboratory.campaign import Contender, Result, Scenario, play, stage
+from corral.laboratory.spread import paired_ratio
 
 YARDSTICKS = {"slowest": "good_slowest_ratio", "best": "good_ratio"}
 """Whose pace alone the SLO is a multiple of, and the figure that says how many kept it."""

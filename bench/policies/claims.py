@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import median
 
 from bench.policies import decide, live_result, matrix
-from bench.policies.campaign import Result
-from bench.policies.contender import OURS
 from bench.policies.live_result import Live
 from bench.policies.report import ORACLE, markdown, standing
-from bench.policies.spread import paired_ratio
+from corral.laboratory.campaign import Result
+from corral.laboratory.contender import OURS
+from corral.laboratory.spread import paired_ratio
 
 AFFINITY = ("bounded-hash", "lmetric")
 """Rivals that follow prefixes."""

@@ -20,8 +20,8 @@ from typing import TypeVar
 from bench import machine
 from bench.policies.busy import Busy
 from bench.policies.report import markdown
-from bench.policies.spread import percentile
 from corral.errors import OperatorError
+from corral.laboratory.spread import percentile
 
 R = TypeVar("R")
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench.policies.boxes import ONE_OLLAMA, BoxSpec
-from bench.policies.campaign import Scenario
-from bench.policies.traces import find_traces
-from bench.policies.workloads import Work
+from corral.laboratory.boxes import ONE_OLLAMA, BoxSpec
+from corral.laboratory.campaign import Scenario
+from corral.laboratory.traces import find_traces
+from corral.laboratory.workloads import Work
 
 UNEQUAL, SIX_MODELS, SIX_BUSY = "unequal-4, load 0.7", "equal-4, 6 models, load 0.4", "equal-4, 6 models, load 0.7"
 SIX_COLD, SIX_COLD_BUSY = "equal-4, 6 models, slow disk, load 0.4", "equal-4, 6 models, slow disk, load 0.7"

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.policies.campaign import Result
 from bench.policies.report import standing
+from corral.laboratory.campaign import Result
 
 _SHOWN = (("ttft_mean", "mean TTFT, s"), ("ttft_p99", "p99 TTFT, s"), ("good_ratio", "share within SLO"))
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.policies.campaign import Result
-from bench.policies.contender import OURS
-from bench.policies.spread import Ratio, paired_ratio
+from corral.laboratory.campaign import Result
+from corral.laboratory.contender import OURS
+from corral.laboratory.spread import Ratio, paired_ratio
 
 ORACLE = "oracle"
 WORSE_RATIO = 1.05

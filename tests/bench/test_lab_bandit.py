@@ -7,11 +7,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from bench.policies.boxes import BoxSpec
-from bench.policies.campaign import Scenario, contender, play
-from bench.policies.workloads import Work
 
 from corral.errors import ConfigError
+from corral.laboratory.boxes import BoxSpec
+from corral.laboratory.campaign import Scenario, contender, play
+from corral.laboratory.workloads import Work
 from corral.model import Choice, Decision, Policy, Prediction, ReplicaView, RequestKind, RouteRequest
 from corral.policies import make_policy
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from bench.policies.boxes import BOXES, MODELS, SPEEDS, BoxSpec, make_box
-from bench.policies.speeds import Solos, capacity_rps, fits, full_slots_s, mixes, solo, speed
-from bench.policies.types import Arrival, Incident
 
 from corral.errors import OperatorError
+from corral.laboratory.boxes import BOXES, MODELS, SPEEDS, BoxSpec, make_box
+from corral.laboratory.speeds import Solos, capacity_rps, fits, full_slots_s, mixes, solo, speed
+from corral.laboratory.types import Arrival, Incident
 
 
 def asked(model: str = "llama3.1:8b", prompt: int = 1024, output: int = 100, count: int = 10) -> list[Arrival]:

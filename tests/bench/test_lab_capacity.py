@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from bench.policies import __main__ as command
 from bench.policies import capacity
-from bench.policies.boxes import BoxSpec
-from bench.policies.campaign import Scenario, contender, play
 from bench.policies.capacity import LEAST, MOST, STEP, Wanted, greatest_load
-from bench.policies.workloads import Work
+
+from corral.laboratory.boxes import BoxSpec
+from corral.laboratory.campaign import Scenario, contender, play
+from corral.laboratory.workloads import Work
 
 SCENARIO = Scenario("small, load 0.7", Work("poisson", 60), BoxSpec("equal-4"), 0.7)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from bench.policies import __main__ as command
-from bench.policies.boxes import BoxSpec
-from bench.policies.campaign import Scenario, campaign, contender, play, run_one, stage
-from bench.policies.rivals import RIVALS
-from bench.policies.workloads import Work
 
 from corral.errors import OperatorError
+from corral.laboratory.boxes import BoxSpec
+from corral.laboratory.campaign import Scenario, campaign, contender, play, run_one, stage
+from corral.laboratory.rivals import RIVALS
+from corral.laboratory.workloads import Work
 
 SMALL = ["--requests", "40", "--seeds", "2", "--policies", "corral:weighted-least-load,least-conn"]
 SCENARIO = Scenario("small", Work("poisson", 60), BoxSpec(), 0.7)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from bench.policies import __main__ as command
-from bench.policies.contender import DEFAULT, SWITCHES, Contender, contender
 
 from corral.errors import OperatorError
+from corral.laboratory.contender import DEFAULT, SWITCHES, Contender, contender
 
 OURS = "corral:weighted-least-load"
 BANDIT = Path(__file__).parents[2] / "examples" / "bandit.py"

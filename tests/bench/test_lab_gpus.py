@@ -7,14 +7,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from bench.policies.clock import Alarm, Clock
-from bench.policies.gpus import GpuReadings
-from bench.policies.replica import VirtualReplica
-from bench.policies.types import Arrival, BoxReplica
 
 from corral.emulator.catalog import gpu_named, model_given
 from corral.gateway.schedule.effects import Effect
 from corral.gateway.schedule.scheduler import QueueLimits, Scheduler
+from corral.laboratory.clock import Alarm, Clock
+from corral.laboratory.gpus import GpuReadings
+from corral.laboratory.replica import VirtualReplica
+from corral.laboratory.types import Arrival, BoxReplica
 from corral.model import GpuLoad
 from corral.policies import make_policy
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from bench.policies.bounds import best_hits, bounds, least_gpu_s, mean_flow_s
-from bench.policies.boxes import BoxSpec, make_box
-from bench.policies.fairness import QUANTUM_S, light_tenants, vtc_bound_s, vtc_gap_s
-from bench.policies.measures import FAILED_S, measure, seen
-from bench.policies.speeds import Solos, solo
-from bench.policies.spread import jain, paired_ratio, percentile
-from bench.policies.types import Arrival, Box, Outcome, Run
-from bench.policies.workloads import FLOODER, generate, with_models
+
+from corral.laboratory.bounds import best_hits, bounds, least_gpu_s, mean_flow_s
+from corral.laboratory.boxes import BoxSpec, make_box
+from corral.laboratory.fairness import QUANTUM_S, light_tenants, vtc_bound_s, vtc_gap_s
+from corral.laboratory.measures import FAILED_S, measure, seen
+from corral.laboratory.speeds import Solos, solo
+from corral.laboratory.spread import jain, paired_ratio, percentile
+from corral.laboratory.types import Arrival, Box, Outcome, Run
+from corral.laboratory.workloads import FLOODER, generate, with_models
 
 BOX = make_box(BoxSpec("unequal-4"))
 MODEL = BOX.models[0].name

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from bench.policies.boxes import BoxSpec, make_box
-from bench.policies.engine import run_router
-from bench.policies.forecast import forecast, work_of
-from bench.policies.oracle import Oracle, run_oracle
-from bench.policies.rivals import RIVALS
-from bench.policies.speeds import solo
-from bench.policies.types import Arrival, Run, Sight
+
+from corral.laboratory.boxes import BoxSpec, make_box
+from corral.laboratory.engine import run_router
+from corral.laboratory.forecast import forecast, work_of
+from corral.laboratory.oracle import Oracle, run_oracle
+from corral.laboratory.rivals import RIVALS
+from corral.laboratory.speeds import solo
+from corral.laboratory.types import Arrival, Run, Sight
 
 BOX = make_box(BoxSpec("unequal-4"))
 MODEL = BOX.models[0]

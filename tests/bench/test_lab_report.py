@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from bench.policies import claims, decide, live_result, matrix, plots
-from bench.policies.boxes import BoxSpec, make_box
-from bench.policies.campaign import Result, Scenario
-from bench.policies.measures import measure
 from bench.policies.report import COLUMNS, COMPARED, matrix_text, standing, tables
-from bench.policies.types import Arrival, Outcome, Run
-from bench.policies.workloads import Work
 
 from corral.errors import OperatorError
+from corral.laboratory.boxes import BoxSpec, make_box
+from corral.laboratory.campaign import Result, Scenario
+from corral.laboratory.measures import measure
+from corral.laboratory.types import Arrival, Outcome, Run
+from corral.laboratory.workloads import Work
 
 OURS = "corral:weighted-least-load"
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from bench.policies.boxes import BoxSpec, make_box
-from bench.policies.rivals import RIVALS
-from bench.policies.types import Arrival, Router, Sight
+
+from corral.laboratory.boxes import BoxSpec, make_box
+from corral.laboratory.rivals import RIVALS
+from corral.laboratory.types import Arrival, Router, Sight
 
 BOX = make_box(BoxSpec("unequal-4"))
 MODEL = BOX.models[0].name

@@ -6,9 +6,9 @@ import gzip
 from pathlib import Path
 
 import pytest
-from bench.policies.traces import MOONCAKE_TICK_S, find_traces, read_trace
 
 from corral.errors import OperatorError
+from corral.laboratory.traces import MOONCAKE_TICK_S, find_traces, read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44

@@ -9,9 +9,11 @@ from pathlib import Path
 from statistics import fmean, median, pstdev
 
 import pytest
-from bench.policies.boxes import BoxSpec, make_box
-from bench.policies.types import Arrival
-from bench.policies.workloads import (
+
+from corral.errors import OperatorError
+from corral.laboratory.boxes import BoxSpec, make_box
+from corral.laboratory.types import Arrival
+from corral.laboratory.workloads import (
     FLOODER,
     GENERATED,
     Work,
@@ -22,8 +24,6 @@ from bench.policies.workloads import (
     with_models,
     workload,
 )
-
-from corral.errors import OperatorError
 
 BOX = make_box(BoxSpec("unequal-4", "3"))
 

@@ -16,13 +16,13 @@ from bench.live.compare import COMPARED, Comparison
 from bench.live.fronts import fronts, whole_weights
 from bench.live.play import Usage
 from bench.policies import live_result
-from bench.policies.boxes import BoxSpec, make_box
 from bench.policies.matrix import SIX_MODELS, UNEQUAL
-from bench.policies.types import Arrival
-from bench.policies.workloads import BLOCK_TOKENS
 
 from corral.emulator.prefix import common_prefix, tokens_in
 from corral.errors import OperatorError
+from corral.laboratory.boxes import BoxSpec, make_box
+from corral.laboratory.types import Arrival
+from corral.laboratory.workloads import BLOCK_TOKENS
 
 SCENARIO = scenario_named(UNEQUAL, None, 20)
 

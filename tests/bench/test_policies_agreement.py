@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
-from bench.policies.engine import run_router
-from bench.policies.types import Arrival, Box, BoxReplica, Router, Sight
-from bench.policies.workloads import BLOCK_TOKENS
 
 from corral.emulator.catalog import gpu_named, model_given
 from corral.emulator.prefix import BYTES_PER_TOKEN
+from corral.laboratory.engine import run_router
+from corral.laboratory.types import Arrival, Box, BoxReplica, Router, Sight
+from corral.laboratory.workloads import BLOCK_TOKENS
 from tests.emulator.child import EmulatorProcess, emulator
 
 GPU, MODEL, SLOTS = "T4", "llama3.1:8b", 4

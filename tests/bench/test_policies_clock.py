@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.policies.clock import Alarm, Clock
+from corral.laboratory.clock import Alarm, Clock
 
 
 def test_what_is_due_happens_in_order_of_time_and_then_of_asking() -> None:

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from random import Random
 
 import pytest
-from bench.policies.engine import run_ours, run_router
-from bench.policies.types import Arrival, Box, BoxReplica, Incident, Outcome, Run, Sight
 
 from corral.emulator.catalog import gpu_named, model_given
 from corral.emulator.gpu import load_s
 from corral.gateway.schedule.scheduler import QueueLimits
+from corral.laboratory.engine import run_ours, run_router
+from corral.laboratory.types import Arrival, Box, BoxReplica, Incident, Outcome, Run, Sight
 
 GPU = gpu_named("RTX 3090 24GB")
 BIG, SMALL = model_given("llama3.1:8b"), model_given("llama3.2:1b")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from bench.policies import replica as module
-from bench.policies.prompt import Prompt, common_blocks, prompt_of
-from bench.policies.replica import Happening, VirtualReplica, What, Work
-from bench.policies.types import Arrival, BoxReplica
-from bench.policies.workloads import BLOCK_TOKENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corral.emulator.catalog import gpu_named, model_given
 from corral.emulator.gpu import Speed, load_s, recovery_s, speed_of, unload_s
+from corral.laboratory import replica as module
+from corral.laboratory.prompt import Prompt, common_blocks, prompt_of
+from corral.laboratory.replica import Happening, VirtualReplica, What, Work
+from corral.laboratory.types import Arrival, BoxReplica
+from corral.laboratory.workloads import BLOCK_TOKENS
 
 GPU = gpu_named("RTX 3090 24GB")
 BIG, SMALL = model_given("llama3.1:8b"), model_given("llama3.2:1b")

@@ -1,0 +1,1 @@
+"""A Corral above Corrals, against one Corral over the same GPUs."""
