@@ -56,9 +56,10 @@ class Carrier:
     def cancel(self, ticket: Carried) -> None:
         self.scheduler.cancel(ticket)
 
-    def first_byte(self, ticket: Carried) -> None:
+    def first_byte(self, ticket: Carried, leaf: str = "") -> None:
+        """``leaf``: of a Corral's answer, which of its replicas makes it."""
         self._touch(ticket)
-        self.scheduler.first_byte(ticket, self._clock())
+        self.scheduler.first_byte(ticket, self._clock(), leaf)
 
     def finished(self, ticket: Carried, *, ok: bool, figures: Figures | None) -> None:
         """The response ended, and what its end told; ``ok=False``: it broke after its first byte, or must not be
@@ -102,7 +103,7 @@ class Carrier:
     # -- events of a replica's memory
 
     def load_ended(self, replica_id: str, number: int, *, ok: bool) -> None:
-        self.recent.touched.add(replica_id)
+        self.recent.touched.add(replica_id.partition("/")[0])
         self.apply(self.scheduler.load_ended(replica_id, number, self._clock(), ok=ok))
 
     def unload_ended(self, replica_id: str, number: int, *, ok: bool) -> None:
@@ -137,8 +138,9 @@ class Carrier:
             self._let_go(effect.replica.id, effect.model)
             self.change_memory(effect)
         elif isinstance(effect, Load | Unload):
-            self.recent.touched.add(effect.replica.id)
-            self._wanted(effect.replica.id, effect.model)
+            replica_id = effect.replica.id.partition("/")[0]
+            self.recent.touched.add(replica_id)
+            self._wanted(replica_id, effect.model)
             self.change_memory(effect)
         else:
             self._health_changed(effect)

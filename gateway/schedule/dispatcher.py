@@ -23,6 +23,7 @@ from typing import Generic, TypeVar, cast
 
 from corral.errors import Refusal
 from corral.gateway.schedule.balance import Balance
+from corral.gateway.schedule.below import units
 from corral.gateway.schedule.effects import Effect, RefreshTags, Refuse, Send
 from corral.gateway.schedule.forecast import Ask, Forecast
 from corral.gateway.schedule.member import Member
@@ -44,7 +45,11 @@ HOLD_S = 5.0
 """No request is held back from a free slot for longer."""
 HOLD_GAIN = 1.5
 """It is held only where that is thought to be so many times better."""
-REMEMBERED = 100
+AS_ASKED = "as asked"
+"""A Corral above had chosen it."""
+_REASON_CHARS = 80
+"""Of a policy's reason, which should be a few words."""
+REMEMBERED = 500
 """So many of the last decisions can be explained."""
 
 
@@ -129,7 +134,7 @@ class Dispatcher(Generic[T]):
         if self.waiting.is_awaited(model):
             return False
         serving = [member for member in self._roster.serving(ticket) or () if member.places(model)]
-        return bool(serving) and not any(member.memory.holds(model, request.signature) for member in serving)
+        return bool(serving) and not any(unit.memory.holds(model, request.signature) for unit in units(serving))
 
     def readmit(self, ticket: T, now_s: float, effects: list[Effect[T]]) -> None:
         """Put a ticket whose attempt failed back to its place; a full queue is no reason to refuse it."""
@@ -182,8 +187,8 @@ class Dispatcher(Generic[T]):
         if request.kind is not RequestKind.INFERENCE or model is None or self.stopping or self.is_frozen(ticket):
             return
         serving = [member for member in self._roster.serving(ticket) or () if member.places(model)]
-        if not serving:
-            return
+        if not serving or (request.via and any(m.memory.holds(model, request.signature) for m in serving)):
+            return  # further copies for what a Corral above sends are that one's affair: it sees more
         lane = self.waiting.lanes.get(key)
         count = len(lane.tickets) if lane is not None else 0
         oldest_s = lane.tickets[0].arrived_at_s if lane is not None else now_s
@@ -211,7 +216,7 @@ class Dispatcher(Generic[T]):
         """Some times a second: what is asked for, what must be loaded, and what nobody waits for any more."""
         self.placer.forget_old(now_s)
         self.forecast.fade(now_s)
-        overloaded = self._balance.observe(self._roster.usable(), now_s)
+        overloaded = self._balance.observe(list(units(self._roster.usable())), now_s)
         if not self.places or self.stopping:
             self.placer.swaps.give_up_unwanted(set())
             if self._was_placing:  # what is in memory decides no more
@@ -282,12 +287,26 @@ class Dispatcher(Generic[T]):
             return Placing.DONE
         request = ticket.request
         if request.kind is RequestKind.INFERENCE:
+            if request.prefer and request.text_bytes == 0 and self._is_to_be_loaded(ticket, serving, now_s, effects):
+                return Placing.BUSY
             free = self._free(ticket, serving, now_s)
+            preferred = [each for each in free if each.id == request.prefer.partition("/")[0]] if request.prefer else []
+            if preferred:
+                self._send(ticket, preferred, now_s, effects)
+                return Placing.DONE
             if not free or self._had_better_wait(ticket, free, serving, now_s):
                 return Placing.BUSY
             serving = free
         self._send(ticket, serving, now_s, effects)
         return Placing.DONE
+
+    def _is_to_be_loaded(self, ticket: T, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]) -> bool:
+        """A Corral above wants the model to be in memory of one replica, and so it will be."""
+        request, model = ticket.request, ticket.request.model or ""
+        there = next((each for each in serving if each.id == request.prefer.partition("/")[0]), None)
+        if there is None or not self.places or there.memory.holds(model, request.signature) or not there.places(model):
+            return False
+        return self.placer.have_loaded(there, request, now_s - ticket.arrived_at_s, now_s, effects)
 
     def _free(self, ticket: T, serving: Sequence[Member[T]], now_s: float) -> list[Member[T]]:
         """Those with a free slot that hold the model, as far as that counts and is known."""
@@ -299,7 +318,7 @@ class Dispatcher(Generic[T]):
             return [member for member in serving if member.has_room(model)]
         signature = request.signature
         free = [member for member in serving if member.may_have(model, signature) and member.has_room(model)]
-        if free or not any(member.memory.failed for member in serving):
+        if free or not any(unit.memory.failed for unit in units(serving)):
             return free
         return self._those_that_failed(ticket, serving, now_s)
 
@@ -309,14 +328,18 @@ class Dispatcher(Generic[T]):
         """Whether a busy replica would be so much better that it pays to wait for the next slot there: a long prompt is
         sooner worked off on a quick GPU. Only where nobody else waits and every free one is at work already."""
         request, model = ticket.request, ticket.request.model
-        if len(free) == len(serving) or model is None or not self._predicts or not self.places:
+        if model is None or not self._predicts or not self.places:
+            return False
+        serving = list(units(serving))
+        if len(free) == len(serving):
             return False
         if now_s - ticket.arrived_at_s > HOLD_S or not self.forecast.knows(request.key):
             return False
         lane = self.waiting.lanes.get(request.key)
         if lane is not None and (len(lane.tickets) > 1 or not ticket.queued):
             return False
-        if any(not member.inflight for member in free):
+        free = [unit for unit in units(free) if unit.may_have(model, request.signature) and unit.has_room(model)]
+        if not free or any(not unit.inflight for unit in free):
             return False
         full = [m for m in serving if m.memory.holds(model, request.signature) and not m.has_room(model)]
         if not full:
@@ -328,10 +351,10 @@ class Dispatcher(Generic[T]):
     def _those_that_failed(self, ticket: T, serving: Sequence[Member[T]], now_s: float) -> list[Member[T]]:
         """Where it can be loaded nowhere, whoever asks is sent all the same: then Ollama itself says why."""
         model, signature = ticket.request.model or "", ticket.request.signature
-        for member in serving:
-            if member.memory.holds(model, signature) or member.memory.is_changing(model):
+        for unit in units(serving):
+            if unit.memory.holds(model, signature) or unit.memory.is_changing(model):
                 return []
-            if not member.memory.is_failed(ticket.request.key, now_s):
+            if not unit.memory.is_failed(ticket.request.key, now_s):
                 return []
         return [member for member in serving if member.has_room(model)]
 
@@ -342,7 +365,8 @@ class Dispatcher(Generic[T]):
         views = self._views(ask, request.model, free, now_s)
         member, decision = self._choose(ticket, free, views)
         waited_s = now_s - ticket.arrived_at_s
-        choice = Choice(now_s, request.model, request.kind, waited_s, decision, tuple(views), request.alias)
+        seen = tuple(views)
+        choice = Choice(now_s, request.model, request.kind, waited_s, decision, seen, request.alias, ticket.id)
         self.choices.append(choice)
         lease = self._roster.lease(member, ticket, now_s)
         if self._learn is not None:
@@ -369,6 +393,8 @@ class Dispatcher(Generic[T]):
         request = ticket.request
         if request.kind in LEADER_KINDS:
             return free[0], Decision(free[0].id, "leader")
+        if request.prefer and len(free) == 1 and request.prefer.partition("/")[0] == free[0].id:
+            return free[0], Decision(free[0].id, AS_ASKED, views[0].predicted)
         problem = ""
         member: Member[T] | None
         try:
@@ -376,13 +402,15 @@ class Dispatcher(Generic[T]):
             member = self._roster.members.get(decision.replica_id)
             if member not in free:
                 member, problem = None, f"chose {decision.replica_id!r}, which it was not offered"
+            elif not _is_line(decision.reason):  # it becomes a label, and part of a head
+                member, problem = None, f"gave a reason that is no line of text: {decision.reason!r:.40}"
         except Exception as error:  # a user's policy may raise anything; the request must not be lost by it
             member, problem = None, f"raised {error!r}"
         if member is None:
             self.policy_error = problem
             member = self._rng.choice(free)
             decision = Decision(member.id, "policy failed")
-        reason = "last resort" if member.shut else decision.reason
+        reason = "last resort" if member.shut else decision.reason[:_REASON_CHARS]
         predicted = views[free.index(member)].predicted
         return member, Decision(member.id, reason, predicted)
 
@@ -431,3 +459,7 @@ class Dispatcher(Generic[T]):
         serving = self._roster.serving(ticket) or self._roster.usable()
         slots = 1 if key == STORE_LANE else sum(member.slots_of(ticket.request.model or "") for member in serving)
         return self.service.retry_after_s(ahead, slots)
+
+
+def _is_line(text: object) -> bool:
+    return isinstance(text, str) and text.isprintable()

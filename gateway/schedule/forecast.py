@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
+from corral.gateway.schedule.below import Below, Leaf, leaf_lease
 from corral.gateway.schedule.costs import Costs
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.prefix import BLOCK_BYTES, Prefixes
@@ -19,6 +22,9 @@ OVERLOADED: Final = 1.25
 FADE_S: Final = 60.0
 THROTTLED: Final = 1.05
 """From this slowdown on, what is measured says nothing of full clocks."""
+_NEAR_RATIO: Final = 0.03
+_NEAR_S: Final = 0.005
+"""Of replicas that are as good as equal the default policy takes the emptier one, and so does a Corral below."""
 _ALONE_RATIO: Final = 0.2
 """A prompt that waited longer than this share of itself for others says little about its own cost."""
 
@@ -35,6 +41,7 @@ class Ask(NamedTuple):
     knows_prefill: bool
     """Whether it was learned what a token of a prompt takes."""
     knows_decode: bool
+    signature: str = ""
 
 
 class Forecast:
@@ -64,6 +71,7 @@ class Forecast:
             block_tokens,
             costs.prefill.knows(key),
             costs.decode.knows(key),
+            request.signature,
         )
 
     def knows(self, key: str) -> bool:
@@ -71,6 +79,8 @@ class Forecast:
 
     def predict(self, member: Member[Any], ask: Ask, now_s: float) -> Prediction:
         """Something must be known of the key. Parts of which nothing is known are zero, on every replica alike."""
+        if member.below is not None and member.below.usable:
+            return self._best_below(member.below, ask, now_s)[1]
         costs, inflight = self.costs, member.inflight
         beside = inflight.get(ask.model, 0)
         stretch = 1.0 + len(inflight) - (beside > 0)
@@ -102,9 +112,22 @@ class Forecast:
     def cost_after_wait_s(self, member: Member[Any], ask: Ask, now_s: float) -> float:
         """What it would cost there if it went into the next slot that is free: one of them is, on average, in the time
         of an answer divided by their number, however long they have taken."""
+        if member.below is not None and member.below.usable:
+            return min(self.cost_after_wait_s(leaf, ask, now_s) for leaf in member.below.usable)
         predicted = self.predict(member, ask, now_s)
         wait_s = predicted.decode_s / member.slots_of(ask.model)
         return predicted.cost_s + (FIRST + END) * wait_s * predicted.slowdown
+
+    def _best_below(self, below: Below[Any], ask: Ask, now_s: float) -> tuple[Leaf[Any], Prediction]:
+        """Where a Corral would send it, as far as can be known here, and what that takes."""
+        queue_s = below.queue_s.get(ask.model, 0.0)
+        found = [
+            (leaf, _later(self.predict(leaf, ask, now_s), queue_s + leaf.load.wait_s))
+            for leaf in below.candidates(ask.model, ask.signature)
+        ]
+        limit = min(predicted.cost_s for _, predicted in found) * (1.0 + _NEAR_RATIO) + _NEAR_S
+        near = [each for each in found if each[1].cost_s <= limit]
+        return min(near, key=lambda each: (each[0].taken + 1) / each[0].replica.weight)
 
     def _derate(self, member: Member[Any], slowdown: float) -> float:
         """As much of what its GPUs report as the learned rates do not know yet: slow answers teach it, too."""
@@ -122,6 +145,8 @@ class Forecast:
 
     def speed(self, member: Member[Any]) -> float:
         """How fast it is, beside a replica of weight 1."""
+        if member.below is not None and member.below.usable:
+            return sum(self.speed(leaf) for leaf in member.below.usable)
         return self.costs.decode.speed(member.id, member.replica.weight)
 
     def request_s(self, key: str, slots: int) -> float:
@@ -144,7 +169,7 @@ class Forecast:
                 self.costs.prefill.fade(replica_id)
 
     def use(self, weights: dict[str, float]) -> None:
-        """These are the replicas now."""
+        """These are the replicas now, those below Corrals among them."""
         self._learned_s = {id: learned_s for id, learned_s in self._learned_s.items() if id in weights}
         self.costs.decode.set_weights(weights)
         self.costs.prefill.set_weights(weights)
@@ -168,13 +193,40 @@ class Forecast:
         lease.ask = ask
         if predicted is not None:
             member.predicted(lease, predicted, now_s)
+        if member.below is not None and member.below.usable:
+            self._sent_below(member.below, lease, ask, now_s)
+            return
         if ask.prefix:
             hit = self.prefixes.hit_blocks(member.id, ask.key, ask.prefix)
             lease.cached_tokens = min(hit * ask.block_tokens, ask.prompt_tokens)
         self.prefixes.sent(member.id, ask.key, ask.prefix)
 
+    def _sent_below(self, below: Below[Any], lease: Lease, ask: Ask, now_s: float) -> None:
+        """It counts where the Corral will probably send it."""
+        preferred = below.leaves.get(lease.ticket.request.prefer.partition("/")[2])
+        if preferred is not None and preferred.has_room(ask.model) and preferred.memory.holds(ask.model, ask.signature):
+            leaf, predicted = preferred, self.predict(preferred, ask, now_s) if self.knows(ask.key) else None
+        elif self.knows(ask.key):
+            leaf, predicted = self._best_below(below, ask, now_s)
+        else:
+            leaves = below.candidates(ask.model, ask.signature)
+            leaf, predicted = min(leaves, key=lambda each: (each.taken + 1) / each.replica.weight), None
+        there = leaf.lease(lease.ticket, lease.key, now_s)
+        lease.leaf, lease.inflight = leaf, there.inflight
+        self.sent(leaf, there, ask, predicted, now_s)
+
+    def went(self, member: Member[Any], lease: Lease, leaf_id: str, now_s: float) -> None:
+        """An answer told which replica below a Corral makes it."""
+        leaf = None if member.below is None else member.below.went(lease, leaf_id, now_s)
+        if leaf is not None and lease.ask is not None:
+            self.prefixes.sent(leaf.id, lease.ask.key, lease.ask.prefix)
+
     def ended(self, member: Member[Any], lease: Lease, figures: Figures, now_s: float) -> None:
         """It was answered completely."""
+        below = leaf_lease(lease)
+        if below is not None:
+            self._learned_s[member.id] = now_s
+            member, lease = below
         if not self.is_learning or lease.ask is None or lease.key is None:
             return
         ask = lease.ask
@@ -209,6 +261,14 @@ class Forecast:
             self.prefixes.measured(member.id, ask.key, lease.cached_tokens, cached)
         elif lease.waited_at_start_s <= _ALONE_RATIO * taken_s:
             self.costs.prefilled(member.id, ask.key, tokens, taken_s / lease.models_at_start)
+
+
+def _later(predicted: Prediction, wait_s: float) -> Prediction:
+    """The same behind others that came another way."""
+    if not wait_s:
+        return predicted
+    cost_s = predicted.cost_s + (FIRST + END) * wait_s * predicted.slowdown
+    return replace(predicted, wait_s=predicted.wait_s + wait_s, cost_s=cost_s)
 
 
 def request_key(lease: Lease) -> str:

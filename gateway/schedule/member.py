@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from corral.gateway.schedule.health import Change, HealthRecord, HealthRules
 from corral.gateway.schedule.memory import Memory
@@ -21,8 +21,13 @@ from corral.model import (
     ReplicaView,
 )
 
+if TYPE_CHECKING:
+    from corral.gateway.schedule.below import Below
+
 T = TypeVar("T", bound=Ticket)
 
+_LISTED_AFTER_S = 1.0
+"""A model that was in memory when a request for it was sent is listed this long after."""
 _UNREAD_TICKS = 8
 """Two seconds."""
 LOADED_FRESH_S = 30.0
@@ -96,6 +101,8 @@ class Member(Generic[T]):
         self._sampled_at_s: float | None = None
         self._view: ReplicaView | None = None
         self._view_model: str | None = None
+        self.below: Below[T] | None = None
+        """Of one that is a Corral: the replicas there."""
 
     def reconfigure(self, replica: Replica) -> None:
         self.replica, self.slots, self._view = replica, replica.slots or 1, None
@@ -105,6 +112,8 @@ class Member(Generic[T]):
 
     def slots_of(self, model: str) -> int:
         """How many requests for it are served at once: as configured, or as was found out."""
+        if self.below is not None and self.below.usable:
+            return self.below.slots_of(model)
         if self.replica.slots is not None:
             return self.replica.slots
         found = self._found_slots.get(model)
@@ -113,7 +122,7 @@ class Member(Generic[T]):
     def found_slots(self, lease: Lease, queued_s: float, now_s: float) -> bool:
         """A request told how long it waited inside the replica; True: there are more or fewer slots than thought."""
         model = lease.key
-        if self.replica.slots is not None or model is None:
+        if self.replica.slots is not None or model is None or self.below is not None:
             return False
         found = self._found_slots.get(model)
         if found is None:
@@ -147,8 +156,9 @@ class Member(Generic[T]):
     def may_have(self, model: str, signature: str) -> bool:
         """Whether a request for it may be sent, under a policy that places models: it is in memory, or that is not
         known, or it is not the replica's to run, so that Ollama itself answers at once."""
-        memory = self.memory
-        if memory.holds(model, signature) or model in self.remote:
+        memory, below = self.memory, self.below
+        holds = memory.holds(model, signature) if below is None or not below.usable else below.holding(model, signature)
+        if holds or model in self.remote:
             return True
         if self._unread_ticks and self.may_run(model):
             return False
@@ -164,6 +174,8 @@ class Member(Generic[T]):
 
     def has_room(self, model: str | None) -> bool:
         """Whether a slot is free for ``model``; a request without a model needs none, nor does one for a stub."""
+        if model is not None and self.below is not None and self.below.usable and model not in self.remote:
+            return self.below.has_room(model)
         return model is None or self.inflight.get(model, 0) < self.slots_of(model) or model in self.remote
 
     def lease(self, ticket: T, model: str | None, now_s: float) -> Lease:
@@ -201,6 +213,8 @@ class Member(Generic[T]):
     def committed(self, lease: Lease, now_s: float) -> None:
         """Its answer begins."""
         lease.committed, lease.first_at_s = True, now_s
+        if lease.leaf is not None:
+            lease.leaf.committed(lease.leaf.leases[lease.ticket], now_s)
         if lease.key is None:
             return
         self._account(now_s)
@@ -213,6 +227,8 @@ class Member(Generic[T]):
 
     def release(self, ticket: T, now_s: float) -> Lease:
         lease = self.leases.pop(ticket)
+        if lease.leaf is not None:
+            lease.leaf.release(ticket, now_s)
         key = lease.key
         if key is not None:
             self._account(now_s)
@@ -302,11 +318,12 @@ class Member(Generic[T]):
         view = self._view
         if view is None or self._view_model != model or predicted is not None:
             loaded = frozenset(self.memory.models) if self.memory.is_known else None
+            if self.below is not None and self.below.usable:
+                loaded = self.below.loaded
             held = 0 if model is None else self.inflight.get(model, 0)
             slots = self.slots if model is None else self.slots_of(model)
-            view = ReplicaView(
-                self.id, self.replica.weight, slots, self.taken, held, loaded, self.turn, self.gpu, predicted
-            )
+            weight = self.replica.weight * (1.0 if self.below is None else self.below.weight)
+            view = ReplicaView(self.id, weight, slots, self.taken, held, loaded, self.turn, self.gpu, predicted)
             self._view, self._view_model = (None, None) if predicted is not None else (view, model)
         return view
 
@@ -333,11 +350,19 @@ class Member(Generic[T]):
             return False
         self._is_readable, self._unread_ticks = True, 0
         before, was_known = set(memory.models), memory.is_known
-        self.left += memory.read(sample.loaded, self.inflight, sample.taken_at_s, now_s)
+        taken_s = sample.taken_at_s
+        self.left += memory.read(sample.loaded, self.inflight, taken_s, now_s, self._overdue(taken_s))
         if was_known and before == set(memory.models):
             return False
         self._view = None
         return True
+
+    def _overdue(self, at_s: float) -> set[str]:
+        """Models in use of which no request has had a byte yet, though all were sent well before."""
+        young = {
+            lease.key for lease in self.leases.values() if lease.committed or lease.sent_at_s > at_s - _LISTED_AFTER_S
+        }
+        return {model for model in self.inflight if model not in young}
 
     def forget_old(self, now_s: float) -> bool:
         """Drop what was read too long ago to compare replicas by; True: something was."""
@@ -356,13 +381,14 @@ class Member(Generic[T]):
         return self.health.request_begun() if begun else None
 
     def state(self, now_s: float) -> ReplicaState:
+        swap = self.memory.swap
         return ReplicaState(
             id=self.id,
             weight=self.replica.weight,
-            slots=self.replica.slots or max((found.slots for found in self._found_slots.values()), default=None),
+            slots=self._slots(),
             health=self.health.state,
             enabled=self.enabled,
-            held=None if self.held is None else self.held.reason,
+            held=self.refuses if self.held is None else self.held.reason,
             reason=self.health.reason,
             inflight=len(self.leases),
             inflight_by_model=dict(self.inflight),
@@ -372,8 +398,18 @@ class Member(Generic[T]):
             sample_age_s=None if self._sampled_at_s is None else max(0.0, now_s - self._sampled_at_s),
             models=None if self.replica.models is None else tuple(sorted(self.replica.models)),
             gpus=self.replica.gpus,
-            changing=None if self.memory.swap is None else self.memory.swap.words(now_s),
+            changing=None if swap is None else swap.words(now_s),
+            loading=None if swap is None else swap.model,
+            leaving=() if swap is None else tuple(swap.leaving),
+            found_by=self.replica.found_by,
+            below=None if self.below is None or self.below.read_at_s is None else tuple(self.below.leaves),
         )
+
+    def _slots(self) -> int | None:
+        """Requests for one model that are served at once, as far as that is known; of a Corral if all there have it."""
+        if self.below is not None and self.below.usable:
+            return self.below.slots
+        return self.replica.slots or max((found.slots for found in self._found_slots.values()), default=None)
 
     def hold(self, hold: Hold | None) -> bool:
         """Take it out of the rotation, or back in as a new one; True: whether it may have requests changed."""
@@ -389,6 +425,8 @@ class Member(Generic[T]):
         """Another process may answer from now on: what is in its memory will be read in a moment, and until then
         nothing is sent there that might have to be loaded. Where that could never be read it is not waited for."""
         self.memory.forget(self.inflight)
+        if self.below is not None:
+            self.below.forget()
         self._unread_ticks = _UNREAD_TICKS if self._is_readable else 0
         self._view = None
 
@@ -399,4 +437,9 @@ class Member(Generic[T]):
     @property
     def is_usable(self) -> bool:
         """Requests may be sent to it, if only as a last resort."""
-        return self.enabled and self.held is None and self.health.state is not Health.DOWN
+        return self.enabled and self.held is None and self.health.state is not Health.DOWN and self.refuses is None
+
+    @property
+    def refuses(self) -> str | None:
+        """Why a Corral is sent nothing; None: it may be, or it is none."""
+        return None if self.below is None else self.below.refuses

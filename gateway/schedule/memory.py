@@ -31,6 +31,8 @@ class Held:
     """The context length that it was loaded with, as it said itself."""
     keep_alive_s: float | None = None
     """How long it stays without requests, as a client last said; None: as long as the replica keeps models."""
+    was_there: bool = False
+    """A reading has listed it, or the gateway had it loaded: it is not only on its way."""
 
     def asks_for_as_much(self, signature: str) -> bool:
         """A request names the very context length that the model took by itself: Ollama does not load it anew."""
@@ -63,6 +65,8 @@ class Swap:
     is_unloading: bool = False
     loading_s: float = 0.0
     """When it was asked for."""
+    made_way: bool = False
+    """It took so long that those in use there were held back for it: how long it took says nothing of loads."""
     keep_alive_s: float | None = None
     """How long it is asked to stay; None: as long as the replica keeps models."""
 
@@ -166,8 +170,17 @@ class Memory:
             held.used_s = now_s
             held.served_s += seconds
 
-    def read(self, loaded: Iterable[LoadedModel], inflight: Iterable[str], taken_s: float, now_s: float) -> list[str]:
-        """`/api/ps` as of ``taken_s``: the models that left. One in use is there whatever the list says."""
+    def read(
+        self,
+        loaded: Iterable[LoadedModel],
+        inflight: Iterable[str],
+        taken_s: float,
+        now_s: float,
+        overdue: Container[str] = (),
+    ) -> list[str]:
+        """`/api/ps` as of ``taken_s``: the models that left. One in use is there whatever the list says, unless it
+        was there before and all its requests have waited for long: then they wait for it to come back.
+        """
         self.is_known = True
         self.read_at_s = taken_s
         if taken_s < self.changed_s:
@@ -179,13 +192,16 @@ class Memory:
                 if self.swap is not None and self.swap.model == name:
                     continue  # older engines list what is still being loaded
                 held = self.models[name] = Held(None, now_s, now_s)
+            held.was_there = True
             held.size_bytes = model.size_vram_bytes or model.size_bytes
             held.context_tokens = model.context_length
         using = set(inflight)
         self._look_for_unseen(listed, using, now_s)
+        using -= {name for name, held in self.models.items() if held.was_there and name in overdue}
         gone = [name for name in self.models if name not in listed and name not in using]
         lost = {name: self.models.pop(name).size_bytes for name in gone}
-        self._learn_limit(listed, lost, now_s)
+        is_sure = all(name in listed for name in using & self._before_load)
+        self._learn_limit(listed, lost, now_s, is_sure=is_sure)
         return gone
 
     def _look_for_unseen(self, listed: Container[str], using: Container[str], now_s: float) -> None:
@@ -249,7 +265,7 @@ class Memory:
         self.swap = None
         self.changed_s = now_s
         if ok:
-            self.models[swap.model] = Held(swap.signature, now_s, now_s, keep_alive_s=swap.keep_alive_s)
+            self.models[swap.model] = Held(swap.signature, now_s, now_s, keep_alive_s=swap.keep_alive_s, was_there=True)
             self._unseen = swap
             if swap.key in self.failed:  # forgiven, and once it is listed forgotten
                 self.failed[swap.key] = (self.failed[swap.key][0], now_s)
@@ -280,10 +296,13 @@ class Memory:
         for key in [key for key, (_, until_s) in self.failed.items() if now_s > until_s + _FORGET_LIMIT_S]:
             del self.failed[key]
 
-    def _learn_limit(self, listed: dict[str, LoadedModel], gone: Mapping[str, int | None], now_s: float) -> None:
-        """After a load of the gateway's own something else is missing: Ollama made room by itself."""
+    def _learn_limit(
+        self, listed: dict[str, LoadedModel], gone: Mapping[str, int | None], now_s: float, *, is_sure: bool
+    ) -> None:
+        """After a load of the gateway's own something else is missing: Ollama made room by itself. ``is_sure``: nothing
+        is missing of which it is open whether it is there, since requests for it have just been sent."""
         self._lost |= {name: size for name, size in gone.items() if name in self._before_load}
-        if self.swap is not None:
+        if self.swap is not None or not (is_sure or self._lost):
             return
         lost, self._lost, self._before_load = list(self._lost.values()), {}, frozenset()
         if not lost:

@@ -83,6 +83,8 @@ class Naming(Generic[T]):
         for member in members.values():
             member.memory.rename(moves)
             member.memory_changed()
+            for leaf in () if member.below is None else member.below.leaves.values():
+                leaf.memory.rename(moves)
         self._dispatcher.placer.rename(moves)
         self._rename_waiting()
         self._rename_running(now_s)
@@ -107,6 +109,9 @@ class Naming(Generic[T]):
             if lease.key is not None:
                 lease.key = request.model
             concerned[member] = None
+            if lease.leaf is not None:
+                lease.leaf.leases[ticket].key = lease.key
+                concerned[lease.leaf] = None
         for member in concerned:
             member.recount(now_s)
 

@@ -18,6 +18,7 @@ from math import exp, inf
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from corral.gateway.schedule.aliases import Move
+from corral.gateway.schedule.below import Leaf, units
 from corral.gateway.schedule.demand import Arrivals
 from corral.gateway.schedule.effects import Effect
 from corral.gateway.schedule.forecast import Forecast
@@ -29,6 +30,7 @@ from corral.gateway.schedule.roster import Roster
 from corral.gateway.schedule.standing import HORIZON_S, Standing, Wanted, key_of, standing_of
 from corral.gateway.schedule.swaps import Swaps
 from corral.gateway.schedule.ticket import Ticket
+from corral.model import RouteRequest
 
 T = TypeVar("T", bound=Ticket)
 
@@ -116,7 +118,7 @@ class Placer(Generic[T]):
     def provide(self, wanted: Wanted, serving: Sequence[Member[T]], now_s: float, effects: list[Effect[T]]) -> None:
         """See to it that those who wait are served."""
         self._due_s[wanted.key] = now_s + _LOOK_S
-        model, signature = wanted.model, wanted.signature
+        model, signature, serving = wanted.model, wanted.signature, list(units(serving))
         copies = [member for member in serving if member.memory.holds(model, signature)]
         coming = [member for member in serving if member.memory.swap and member.memory.swap.key == wanted.key]
         if not copies and not coming:
@@ -261,7 +263,22 @@ class Placer(Generic[T]):
     # ---- carrying it out
 
     def _begin(self, move: _Move, wanted: Wanted, now_s: float, effects: list[Effect[T]]) -> None:
-        self.swaps.begin(move.member, wanted, list(move.victims), now_s, effects)
+        is_own = not isinstance(move.member, Leaf) and move.member.below is None
+        victims = list(move.victims) if is_own else []  # below a Corral that knows best itself what is to leave
+        self.swaps.begin(move.member, wanted, victims, now_s, effects)
+
+    def have_loaded(
+        self, member: Member[T], request: RouteRequest, waited_s: float, now_s: float, effects: list[Effect[T]]
+    ) -> bool:
+        """A Corral above asks for the model to be in memory there; False: that cannot be."""
+        swap = member.memory.swap
+        if swap is not None or member.memory.is_failed(request.key, now_s):
+            return swap is not None and swap.key == request.key
+        wanted = Wanted(request.key, request.model or "", request.signature, 1, waited_s, 1)
+        move = self._move(wanted, member, now_s, self._standing(wanted, now_s), is_first=True)
+        if move is not None:
+            self._begin(move, wanted, now_s, effects)
+        return move is not None
 
     def pin(self, now_s: float, effects: list[Effect[T]]) -> None:
         """Load what belongs into memory always."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from corral.gateway.schedule.below import Below
 from corral.gateway.schedule.health import HealthRules
 from corral.gateway.schedule.member import Member
 from corral.gateway.schedule.memory import Memory
@@ -74,12 +75,15 @@ class Roster(Generic[T]):
     def _member(self, known: Member[T] | None, replica: Replica) -> Member[T]:
         if known is None or (known.replica.host, known.replica.port) != (replica.host, replica.port):
             member: Member[T] = Member(replica, self._rules, self._turn)
+            member.below = None if replica.admin is None else Below(member, self._rules)
             member.held = self._holds.get(replica.id)
             if known is not None:
                 member.enabled = known.enabled
                 known.memory = Memory()  # as below: its leases may finish, and nothing else is asked of it
             return member
         known.reconfigure(replica)
+        if (known.below is None) != (replica.admin is None):
+            known.below = None if replica.admin is None else Below(known, self._rules)
         return known
 
     def refresh(self) -> None:

@@ -18,14 +18,17 @@ from typing import Generic, TypeVar
 
 from corral.errors import CorralError, Fault, Refusal
 from corral.gateway.schedule.aliases import Unknown, Weights
+from corral.gateway.schedule.below import unit_of, units
 from corral.gateway.schedule.dispatcher import Dispatcher
 from corral.gateway.schedule.effects import Effect, HealthChanged, Interrupt, LetGo
 from corral.gateway.schedule.health import Change, HealthRules
 from corral.gateway.schedule.member import Member, Use
 from corral.gateway.schedule.naming import Naming
+from corral.gateway.schedule.report import tree_load
 from corral.gateway.schedule.roster import LEADER_KINDS, Roster
 from corral.gateway.schedule.sharing import Sharing
 from corral.gateway.schedule.ticket import Lease, Ticket
+from corral.gateway.schedule.underway import Underway
 from corral.gateway.schedule.waiting import QueueLimits
 from corral.model import (
     Choice,
@@ -39,7 +42,10 @@ from corral.model import (
     Replica,
     RequestKind,
     RouteRequest,
+    RunningRequest,
     Snapshot,
+    TreeLoad,
+    WaitingRequest,
 )
 
 __all__ = ["QueueLimits", "Scheduler"]
@@ -66,6 +72,7 @@ class Scheduler(Generic[T]):
         self._forecast = self._dispatcher.forecast
         self._placer = self._dispatcher.placer
         self._naming: Naming[T] = Naming(self._roster, self._dispatcher)
+        self._underway = Underway(self._roster, self._dispatcher)
         self._sequence = 0
 
     def __repr__(self) -> str:
@@ -123,16 +130,25 @@ class Scheduler(Generic[T]):
 
     def snapshot(self, now_s: float) -> Snapshot:
         waiting = self._dispatcher.waiting
-        oldest_s = waiting.oldest_s()
+        oldest = {key: max(0.0, now_s - since_s) for key, since_s in waiting.oldest_s().items()}
         return Snapshot(
             taken_at_s=now_s,
             policy=self._policy_name,
             replicas=tuple(member.state(now_s) for member in self._roster.members.values()),
             queued=waiting.total,
             queued_by_model={key: len(lane.tickets) for key, lane in waiting.lanes.items()},
-            oldest_wait_s=None if oldest_s is None else max(0.0, now_s - oldest_s),
+            oldest_wait_s=max(oldest.values(), default=None),
             inflight=self.inflight,
+            oldest_by_model=oldest,
         )
+
+    def waiting(self, now_s: float) -> tuple[WaitingRequest, ...]:
+        """Those that wait longest, and what for; no part of :meth:`snapshot`, which is made more often."""
+        return self._underway.waiting(now_s)
+
+    def running(self, now_s: float) -> tuple[RunningRequest, ...]:
+        """Those that were sent first, and where to."""
+        return self._underway.running(now_s)
 
     # ---- what the operator does
 
@@ -152,7 +168,7 @@ class Scheduler(Generic[T]):
         effects: list[Effect[T]] = []
         known = {member.id: member for member in self._roster.members.values()}
         self._roster.set_replicas(replicas)
-        self._forecast.use({replica.id: replica.weight for replica in replicas})
+        self._weigh()
         for member in known.values():
             if self._roster.members.get(member.id) is not member:
                 self._forecast.forget(member.id)
@@ -248,9 +264,12 @@ class Scheduler(Generic[T]):
         if ticket.queued:
             self._dispatcher.waiting.remove(ticket)
 
-    def first_byte(self, ticket: T, now_s: float) -> None:
-        """The commit point: from now on the request is not retried."""
+    def first_byte(self, ticket: T, now_s: float, leaf: str = "") -> None:
+        """The commit point: from now on the request is not retried. ``leaf``: of a Corral's answer, which replica of
+        it makes it."""
         member = self._home(ticket)
+        if leaf:
+            self._forecast.went(member, member.leases[ticket], leaf, now_s)
         member.committed(member.leases[ticket], now_s)
         member.health.heard(now_s)
 
@@ -328,7 +347,7 @@ class Scheduler(Generic[T]):
     def probed(self, replica_id: str, result: ProbeResult, now_s: float) -> list[Effect[T]]:
         member = self._roster.members.get(replica_id)
         effects: list[Effect[T]] = []
-        if member is None or member.held is not None:
+        if member is None or member.held is not None or member.refuses is not None:
             return effects
         if self._settle(member, member.health.probed(result, now_s), now_s, effects):
             self._dispatcher.drain_all(now_s, effects)
@@ -353,6 +372,24 @@ class Scheduler(Generic[T]):
             self._dispatcher.settle_asking(now_s, effects)
         return effects
 
+    def tree_read(self, replica_id: str, tree: TreeLoad, run: str, taken_s: float, now_s: float) -> list[Effect[T]]:
+        """What a replica that is a Corral says of those below it; ``run``: of this gateway."""
+        member = self._roster.members.get(replica_id)
+        effects: list[Effect[T]] = []
+        if member is None or member.below is None:
+            return effects
+        names = {model: self._naming.runner(model) for model in self._naming.by_name}
+        if member.below.read(tree, run, taken_s, names):
+            self._weigh()
+            self._roster.refresh()
+        member.memory_changed()
+        self._dispatcher.drain_all(now_s, effects)
+        return effects
+
+    def tree_load(self, run: str, asker: str, now_s: float, *, draining: bool) -> TreeLoad:
+        """What a Corral above this one is told, whose run is ``asker``."""
+        return tree_load(self._roster, self._dispatcher, run, asker, now_s, draining=draining)
+
     def know_weights(self, digest: str, weights: Weights, now_s: float) -> list[Effect[T]]:
         """What the model of a manifest is made of: names of the same weights are one from now on."""
         effects: list[Effect[T]] = []
@@ -362,7 +399,7 @@ class Scheduler(Generic[T]):
 
     def load_ended(self, replica_id: str, number: int, now_s: float, *, ok: bool) -> list[Effect[T]]:
         """What :class:`Load` asked for is done, or failed; of an older change, or a replica that is gone: nothing."""
-        member = self._roster.members.get(replica_id)
+        member = unit_of(self._roster.members, replica_id)
         effects: list[Effect[T]] = []
         if member is not None and self._placer.swaps.load_ended(member, number, now_s, ok=ok):
             self._placer.look_again()
@@ -407,6 +444,11 @@ class Scheduler(Generic[T]):
         return effects
 
     # ---- what all of these share
+
+    def _weigh(self) -> None:
+        """Who there is, and how fast each is thought to be."""
+        members = self._roster.members.values()
+        self._forecast.use({unit.id: unit.replica.weight for each in members for unit in (each, *units((each,)))})
 
     def _home(self, ticket: T) -> Member[T]:
         member = self._dispatcher.homes.get(ticket)

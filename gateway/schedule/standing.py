@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from corral.gateway.schedule.below import units
 from corral.gateway.schedule.demand import Arrivals, queues, spread
 from corral.gateway.schedule.forecast import Forecast
 from corral.gateway.schedule.member import Member
@@ -85,7 +86,7 @@ def standing_of(
     homes: dict[str, list[str]] = {}
     speeds: dict[str, float] = {}
     models: dict[tuple[str, str], str] = {}
-    for member in members:
+    for member in units(members):
         memory, swap = member.memory, member.memory.swap
         foreign = 0.0 if member.gpu is None else member.gpu.foreign
         speeds[member.id] = forecast.speed(member) / (1.0 + foreign)
@@ -96,7 +97,7 @@ def standing_of(
                 models[member.id, model] = key
         if swap is not None:
             homes.setdefault(swap.key, []).append(member.id)
-    slots = max((member.slots_of(wanted.model) for member in members), default=1)
+    slots = max((member.slots_of(wanted.model) for member in units(members)), default=1)
     # of what is asked for only that which somebody has counts: other names and options may be as many as clients like
     requests_s = {key: forecast.request_s(key, slots) for key in {*homes, wanted.key}}
     demands = {key: arrivals[key].hertz(now_s) * each_s for key, each_s in requests_s.items() if key in arrivals}

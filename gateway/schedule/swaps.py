@@ -16,6 +16,10 @@ from corral.gateway.schedule.ticket import Ticket
 
 T = TypeVar("T", bound=Ticket)
 
+_LONG_S = 5.0
+_LONG = 2.0
+"""A load takes too long once it took so many times what it should, and so many seconds."""
+
 
 class Swaps(Generic[T]):
     """Follows each change from its beginning to its end."""
@@ -77,7 +81,7 @@ class Swaps(Generic[T]):
         swap = member.memory.swap
         if swap is None or swap.number != number or not swap.is_loading:
             return False
-        if ok:
+        if ok and not swap.made_way:
             self._forecast.costs.loaded(swap.key, now_s - swap.loading_s)
         member.memory.ended(now_s, ok=ok)
         member.memory_changed()
@@ -85,7 +89,20 @@ class Swaps(Generic[T]):
 
     def go_on_everywhere(self, now_s: float, effects: list[Effect[T]]) -> None:
         for member in self._roster.usable():
+            self._make_way(member, now_s)
             self.go_on(member, now_s, effects)
+
+    def _make_way(self, member: Member[T], now_s: float) -> None:
+        """A load that takes much too long may wait inside Ollama for the place of a model that is always in use: such a
+        model gets no new requests until the load is over. If there was room for both, it is still there then."""
+        swap = member.memory.swap
+        if swap is None or not swap.is_loading or swap.made_way:
+            return
+        if now_s - swap.loading_s < _LONG_S + _LONG * self._forecast.costs.load_s(swap.key, swap.model):
+            return
+        swap.made_way = True
+        swap.leaving = [model for model in member.inflight if model not in (swap.model, *member.replica.pinned)]
+        member.memory_changed()
 
     def give_up_unwanted(self, wanted: set[str]) -> None:
         """Changes that wait for something, and that nobody waits for any more, or that their replica is not fit for."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corral.model import Choice, Decision, Prediction, Replica, RequestKind, RouteRequest
 
 if TYPE_CHECKING:
+    from corral.gateway.schedule.below import Leaf
     from corral.gateway.schedule.forecast import Ask
 
 
@@ -25,6 +26,7 @@ class Ticket:
         "decision",
         "excluded",
         "given",
+        "id",
         "lease",
         "queued",
         "replayable",
@@ -36,6 +38,8 @@ class Ticket:
 
     def __init__(self, request: RouteRequest, arrived_at_s: float) -> None:
         self.request = request
+        self.id = ""
+        """What its client knows it by; empty: it has no client."""
         self.given: RouteRequest | None = None
         """What its client asked for, where :attr:`request` is for another name of the same."""
         self.arrived_at_s = arrived_at_s
@@ -79,6 +83,7 @@ class Lease:
         "first_at_s",
         "inflight",
         "key",
+        "leaf",
         "mark",
         "models_at_start",
         "predicted",
@@ -109,6 +114,8 @@ class Lease:
         """For prompts that were there before it, as predicted."""
         self.models_at_start = 1.0
         """How many models shared the GPU then, its own among them."""
+        self.leaf: Leaf[Any] | None = None
+        """Where below its replica it counts, where that is a Corral."""
         self.mark: tuple[float, float, float] | None = None
         """When its answer began, and what had gone on at its replica until then, see ``Member.company``."""
 

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import chain, takewhile
 from math import ceil
 from operator import attrgetter
@@ -66,7 +67,8 @@ class Lane(Generic[T]):
 
     @staticmethod
     def is_odd(ticket: T) -> bool:
-        return bool(ticket.excluded) or ticket.request.kind is not RequestKind.INFERENCE
+        request = ticket.request
+        return bool(ticket.excluded or request.prefer) or request.kind is not RequestKind.INFERENCE
 
     def use(self, limits: QueueLimits) -> None:
         self._order, self._age_s, self._fair = QueueOrder(limits.order), limits.age_s, limits.fair
@@ -87,12 +89,15 @@ class Lane(Generic[T]):
         self.turns.remove(ticket)
 
     def odd_in_turn(self, now_s: float, cut_s: float) -> Iterator[T]:
-        """The odd ones, as if each were served without being charged for it."""
-        left = self._turns(list(self._odd.values()))
+        """The odd ones that still wait when their turn comes."""
+        return (ticket for ticket in self.in_turn(list(self._odd.values()), now_s, cut_s) if ticket.queued)
+
+    def in_turn(self, tickets: list[T], now_s: float, cut_s: float) -> Iterator[T]:
+        """These in order of service, as if each were served without being charged for it."""
+        left = self._turns(tickets)
         while (ticket := left.head(now_s, cut_s)) is not None:
             left.remove(ticket)
-            if ticket.queued:
-                yield ticket
+            yield ticket
 
     def _turns(self, tickets: list[T]) -> Turns[T]:
         return Turns(self._order, self._age_s, self._shares if self._fair else None, tickets)
@@ -174,6 +179,19 @@ class Waiting(Generic[T]):
         lane = self.lanes.get(key)
         return iter(()) if lane is None else lane.odd_in_turn(now_s, self._service.cut_s)
 
+    def foremost(self, at_most: int, now_s: float) -> list[tuple[int, T]]:
+        """Those that wait longest, in order of arrival, each with its place among those of them in its lane."""
+        front = chain.from_iterable(lane.tickets[:at_most] for lane in self.lanes.values())
+        by_lane: dict[str, list[T]] = {}
+        for ticket in nsmallest(at_most, front, key=_sequence):
+            by_lane.setdefault(lane_of(ticket.request), []).append(ticket)
+        placed = [
+            (place, ticket)
+            for key, tickets in by_lane.items()
+            for place, ticket in enumerate(self.lanes[key].in_turn(tickets, now_s, self._service.cut_s), 1)
+        ]
+        return sorted(placed, key=lambda each: each[1].sequence)
+
     # -- what tenants were given ----------------------------------------------------------------------------------
 
     def sent(self, ticket: T) -> None:
@@ -206,9 +224,9 @@ class Waiting(Generic[T]):
         late = [takewhile(lambda each: each.arrived_at_s < instant_s, lane.tickets) for lane in self.lanes.values()]
         return sorted(chain.from_iterable(late), key=_sequence)
 
-    def oldest_s(self) -> float | None:
-        """When the one that waits longest arrived."""
-        return min((ticket.arrived_at_s for lane in self.lanes.values() for ticket in lane.tickets), default=None)
+    def oldest_s(self) -> dict[str, float]:
+        """When the one that waits longest arrived, by lane."""
+        return {key: min(ticket.arrived_at_s for ticket in lane.tickets) for key, lane in self.lanes.items()}
 
 
 class ServiceTime:

@@ -7,7 +7,7 @@ that are made for every request are msgspec structs: a frozen dataclass costs te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 from typing import Protocol
@@ -56,6 +56,10 @@ class Replica:
     """Models that it is never asked to run, normalised."""
     store: str = "shared"
     """The name of the model store that it reads and writes: replicas with one name share one folder."""
+    admin: tuple[str, int] | None = None
+    """It is a Corral, with replicas of its own: host and port of its admin port; None: it is an Ollama."""
+    found_by: str | None = None
+    """What found it, for a person; None: it is in the configuration, or Corral runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +300,10 @@ class RouteRequest(Struct, frozen=True):
     """Of a request that concerns one model store: which; None: the first one."""
     keep_alive_s: float | None = None
     """How long the model is to stay in memory after it: 0 not at all, infinity for ever; None: it does not say."""
+    via: str = ""
+    """The run of the Corral that it came through last; empty: it came from a client."""
+    prefer: str = ""
+    """Where that Corral thinks that it goes, ``gpu0`` or ``node1/gpu0``: there, if there is room."""
 
     @property
     def key(self) -> str:
@@ -362,6 +370,49 @@ class GpuLoad(Struct, frozen=True):
     """All their memory, together."""
     foreign_bytes: int | None = None
     """Memory that is in use, but not by the replica's models."""
+
+
+class LeafLoad(Struct, frozen=True, kw_only=True):
+    """How one replica of a Corral stands, as that tells the Corral above it."""
+
+    id: str
+    """``gpu0``; where that Corral has a Corral below it, ``node1/gpu0``."""
+    weight: float = 1.0
+    is_usable: bool = True
+    """It may be sent requests."""
+    slots: int | None = None
+    """Requests that may be in flight per model; None: as ``slots_by_model`` says."""
+    slots_by_model: dict[str, int] = {}
+    """Of models in its memory or in use there, as configured or found out."""
+    max_loaded: int | None = None
+    gpus: int = 1
+    in_flight: dict[str, int] = {}
+    """Requests by model, without those that came from who asks."""
+    wait_s: float = 0.0
+    """Until the prompts of these are worked off, as predicted."""
+    load_s: float = 0.0
+    """Everything that is in flight there, in predicted seconds of its work."""
+    speed: float = 1.0
+    """How fast it was found to be, where a replica of weight 1 is 1."""
+    loaded: tuple[LoadedModel, ...] = ()
+    changing: str | None = None
+    """The model that it is being had load."""
+    gpu: GpuLoad | None = None
+
+
+class TreeLoad(Struct, frozen=True, kw_only=True):
+    """How a Corral stands, as it tells the Corral above it."""
+
+    gateway: str
+    """Its run: another one each time that it is started."""
+    gateways: tuple[str, ...] = ()
+    """The runs of the Corrals below it, at any depth."""
+    is_draining: bool = False
+    queued: dict[str, int] = {}
+    """Requests that wait in it by model, without those that came from who asks."""
+    queue_s: dict[str, float] = {}
+    """What these take of all its replicas together, by model, as predicted."""
+    replicas: tuple[LeafLoad, ...] = ()
 
 
 class Prediction(Struct, frozen=True):
@@ -435,6 +486,8 @@ class Choice(Struct, frozen=True):
     """As the policy saw them."""
     alias: str | None = None
     """What the client called the model, where that is another name."""
+    id: str = ""
+    """The request's, as its client knows it (``x-request-id``); empty: it is one of the gateway's own."""
 
 
 class LearningPolicy(Policy, Protocol):
@@ -472,6 +525,14 @@ class ReplicaState:
     gpus: tuple[str, ...] = ()
     changing: str | None = None
     """What the gateway has it load or let go of now; None: nothing."""
+    found_by: str | None = None
+    """What found it; None: it is in the configuration, or Corral runs it."""
+    below: tuple[str, ...] | None = None
+    """Of one that is a Corral: the replicas below it; None: it is an Ollama, or that is not known."""
+    loading: str | None = None
+    """The model that it is to hold when that is done; None: no change is under way."""
+    leaving: tuple[str, ...] = ()
+    """The models that have to leave for it."""
 
 
 class GpuCondition(Enum):
@@ -535,6 +596,53 @@ class ProcessStatus:
     """When it is started again, on the gateway's monotonic clock; None: no start is due."""
 
 
+class Need(Enum):
+    """What a request waits for."""
+
+    SLOT = "a free slot"
+    LOAD = "its model in memory"
+    LISTS = "the replicas' lists of models"
+    CHANGE = "a change of its model in a store"
+    REPLICA = "a replica that is coming"
+
+
+class WaitingRequest(Struct, frozen=True):
+    """One request that waits in the gateway."""
+
+    number: int
+    """Its place in the order of all arrivals; it keeps it when it is sent."""
+    model: str | None
+    """As its client calls it."""
+    kind: RequestKind
+    rank: int
+    """Its class: 0 interactive, 1 normal, 2 batch."""
+    waited_s: float
+    position: int
+    """Whose turn comes when, among those for the same model and options; 1 is next."""
+    need: Need
+    replicas: tuple[str, ...]
+    """Where it would get that, as far as it is known."""
+
+
+class RunningRequest(Struct, frozen=True):
+    """One request that is with a replica."""
+
+    number: int
+    """As in :class:`WaitingRequest`."""
+    model: str | None
+    kind: RequestKind
+    rank: int
+    replica: str
+    for_s: float
+    """Since it was sent there."""
+    waited_s: float
+    """Before that."""
+    answering: bool
+    """Its answer has begun: it is not retried any more."""
+    predicted_s: float | None
+    """What it was thought to take from its sending on; None: nothing was predicted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything the scheduler knows at one instant."""
@@ -551,6 +659,12 @@ class Snapshot:
     """Of the replicas that Corral runs itself."""
     advice: tuple[str, ...] = ()
     """What would serve better, as seen so far."""
+    waiting: tuple[WaitingRequest, ...] = ()
+    """Those that wait longest, in order of arrival."""
+    running: tuple[RunningRequest, ...] = ()
+    """Those that were sent first, in order of sending."""
+    oldest_by_model: dict[str, float] = field(default_factory=dict)
+    """How long the oldest of each of :attr:`queued_by_model` has waited."""
 
 
 _DEFAULT_HOST = "registry.ollama.ai/"

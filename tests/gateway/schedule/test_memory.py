@@ -252,3 +252,35 @@ def test_a_load_that_goes_well_and_is_never_listed_is_not_tried_again_and_again(
     assert memory.holds("m", "")
     read(memory, 105.0, "n", "m")
     assert not memory.is_failed("m", 105.0)
+
+
+# ---- what Ollama threw out although it is wanted
+
+
+def overdue(memory: Memory, at_s: float, *names: str, inflight: str, waiting: str) -> list[str]:
+    return memory.read(listed(*names), inflight, at_s, at_s, waiting)
+
+
+def test_one_that_was_there_and_lets_all_its_requests_wait_has_left() -> None:
+    memory = Memory()
+    read(memory, 1.0, "m")
+    assert overdue(memory, 2.0, inflight="m", waiting="") == [], "its requests were just sent"
+    assert overdue(memory, 3.0, inflight="m", waiting="m") == ["m"]
+    assert not memory.holds("m", "")
+
+
+def test_one_that_was_never_there_is_still_on_its_way_however_long_its_requests_wait() -> None:
+    memory = Memory()
+    read(memory, 1.0)
+    memory.use("m", "", 1.0)
+    assert overdue(memory, 9.0, inflight="m", waiting="m") == []
+
+
+def test_how_much_fits_is_learned_also_where_what_had_to_leave_is_still_asked_for() -> None:
+    memory = Memory()
+    read(memory, 1.0, "m:8")
+    load(memory, "n", 2.0)
+    overdue(memory, 7.0, "n:9", inflight="m", waiting="")
+    assert memory.bytes_seen_too_many is None, "a request for it was just sent: it may be there"
+    overdue(memory, 8.0, "n:9", inflight="m", waiting="m")
+    assert memory.bytes_seen_too_many == 17 * GB

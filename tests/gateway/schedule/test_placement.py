@@ -434,3 +434,29 @@ def test_whoever_asks_for_a_model_whose_loads_failed_is_not_sent_where_it_is_jus
     pool.run(60.0)
     assert pool.count("cold") == 2
     assert pool.count("refuse") == 0
+
+
+def test_a_load_that_waits_for_the_place_of_a_model_always_in_use_gets_it() -> None:
+    """Ollama makes room only when a model rests; requests that keep coming would have the load wait for ever."""
+    pool = Pool(replicas("a", slots=4), loaded={"a": "n"}, load_s=120.0)
+    pool.keep_asking("n", 0.5, 200.0)
+    pool.run(5.0)
+    pool.ask("m")
+    pool.run(60.0)
+    asked_s = next(when for when, what, _, model in pool.log if (what, model) == ("load", "m"))
+    sent_s = [when for when, what, _, model in pool.log if (what, model) == ("send", "n")]
+    assert asked_s + 5.0 < max(sent_s) < 50.0, "for a while they go on, then they wait"
+    pool.run(200.0)
+    assert pool.sends()["a m"] == 1
+    later_s = [when for when, what, _, model in pool.log if (what, model) == ("send", "n") and when > 60.0]
+    assert min(later_s) == pytest.approx(asked_s + 120.0, abs=0.5), "there was room for both: they go on"
+
+
+def test_what_a_load_took_that_had_to_wait_for_its_place_is_not_how_long_loads_take() -> None:
+    pool = Pool(replicas("a", slots=4), loaded={"a": "n"}, load_s=120.0)
+    pool.keep_asking("n", 0.5, 200.0)
+    pool.ask("m")
+    before_s = pool.scheduler._forecast.costs.load_s("m:latest", "m:latest")
+    pool.run(200.0)
+    assert pool.sends()["a m"] == 1
+    assert pool.scheduler._forecast.costs.load_s("m:latest", "m:latest") == before_s

@@ -6,7 +6,9 @@ import gc
 import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -110,6 +112,35 @@ def test_draining_an_unknown_replica_names_it() -> None:
 
 
 # ---- the policy is foreign code
+
+
+@dataclass(frozen=True)
+class Talking:
+    """The first one, for a reason of all kinds."""
+
+    reason: Any
+
+    def choose(self, request: RouteRequest, candidates: Sequence[ReplicaView], rng: Random) -> Decision:
+        return Decision(candidates[0].id, self.reason)
+
+
+@pytest.mark.parametrize("reason", [None, 5, ["a"], b"a", "two\nlines", "\ud800"])
+def test_a_reason_that_is_no_line_of_text_is_the_policys_fault(reason: object) -> None:
+    """It becomes a label of a metric, a part of a head and a word in a log."""
+    stage = Stage("a", policy=Talking(reason))
+    assert stage.send("1") == "a"
+    decision = stage.tickets["1"].decision
+    assert decision is not None
+    assert decision.reason == "policy failed"
+    assert "no line of text" in str(error_of(stage))
+
+
+def test_of_a_reason_that_is_no_few_words_only_the_beginning_is_kept() -> None:
+    stage = Stage("a", policy=Talking("x" * 100_000))
+    stage.send("1")
+    decision = stage.tickets["1"].decision
+    assert decision is not None
+    assert (decision.reason, error_of(stage)) == ("x" * 80, None)
 
 
 def error_of(stage: Stage) -> str | None:

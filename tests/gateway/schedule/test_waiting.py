@@ -57,7 +57,7 @@ def test_an_empty_lane_has_nobody_next() -> None:
     waiting: Waiting[Ticket] = Waiting()
     assert waiting.next_of(LANE, 0.0) is None
     assert list(waiting.odd_in_turn(LANE, 0.0)) == []
-    assert waiting.oldest_s() is None
+    assert waiting.oldest_s() == {}
 
 
 def test_who_is_removed_meanwhile_is_passed_over() -> None:
