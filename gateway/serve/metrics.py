@@ -1,78 +1,35 @@
-"""What is counted while requests pass: plain integers in plain dicts, a microsecond or two per request."""
+"""What is counted while requests pass: plain integers in plain dicts, a few microseconds per request."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from corral.errors import Fault, Refusal
 from corral.gateway.ended import Ended
+from corral.gateway.serve.series import (
+    CLASSES,
+    LAG_BOUNDS_S,
+    LOAD_BOUNDS_S,
+    Histogram,
+    ProbeSeries,
+    ReplicaSeries,
+    Series,
+    Timings,
+)
 from corral.model import Health
-
-QUEUE_BOUNDS_S: Final = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-FIRST_BYTE_BOUNDS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-TOTAL_BOUNDS_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-LOAD_BOUNDS_S: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 
 MAX_MODELS: Final = 1_000
 MAX_REASONS: Final = 1_000
+MAX_FAILURES: Final = 1_000
+MAX_LOADS: Final = 3_000
 OTHER: Final = "other"
 """The label of a model no replica has, and of whatever comes after a bound is reached: clients cannot add series."""
 NO_MODEL: Final = "none"
 
 
-class Histogram:
-    """Counts per bucket; ``bounds`` are inclusive upper edges, one more bucket holds the rest."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-
-class Series:
-    """Everything counted for one kind of request and one model."""
-
-    __slots__ = ("first_byte", "lines", "outcomes", "output_tokens", "prompt_tokens", "queue", "total")
-
-    def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {}
-        self.queue = Histogram(QUEUE_BOUNDS_S)
-        self.first_byte = Histogram(FIRST_BYTE_BOUNDS_S)
-        self.total = Histogram(TOTAL_BOUNDS_S)
-        self.lines = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-
-    def take(self, ended: Ended) -> None:
-        self.outcomes[ended.outcome] = self.outcomes.get(ended.outcome, 0) + 1
-        self.queue.observe(ended.queue_s)
-        self.total.observe(ended.total_s)
-        self.lines += ended.lines
-        if ended.first_byte_s is not None:
-            self.first_byte.observe(ended.first_byte_s)
-        figures = ended.figures
-        if figures is not None:
-            self.prompt_tokens += figures.prompt_tokens or 0
-            self.output_tokens += figures.output_tokens or 0
-
-
-class ProbeSeries:
-    """Everything counted for one part of one replica's probe."""
-
-    __slots__ = ("failures", "probes", "seconds")
-
-    def __init__(self) -> None:
-        self.probes = 0
-        self.failures = 0
-        self.seconds = 0.0
+K = TypeVar("K", bound=tuple[object, ...])
+V = TypeVar("V")
 
 
 class Metrics:
@@ -80,24 +37,38 @@ class Metrics:
 
     def __init__(self) -> None:
         self.series: dict[tuple[str, str], Series] = {}
-        self.by_replica: dict[tuple[str, str], int] = {}
-        """(replica, outcome) → requests."""
+        """(kind, model) → what became of the requests."""
+        self.timings: dict[tuple[str, str], Timings] = {}
+        """(model, class) → how long they took, and their tokens."""
+        self.by_replica: dict[str, ReplicaSeries] = {}
         self.decisions: dict[tuple[str, str], int] = {}
         """(replica, reason) → decisions."""
         self.retries: dict[Fault, int] = dict.fromkeys(Fault, 0)
+        self.failures: dict[tuple[str, str], int] = {}
+        """(replica, fault) → attempts that failed there."""
         self.refusals: dict[Refusal, int] = dict.fromkeys(Refusal, 0)
         self.health_changes: dict[tuple[str, Health], int] = {}
         self.probes: dict[tuple[str, str], ProbeSeries] = {}
-        self.loads: dict[tuple[str, str], int] = {}
-        """(replica, ``ok`` or ``failed``) → loads of a model that the gateway asked for."""
+        self.loads: dict[tuple[str, str, str], int] = {}
+        """(replica, model, ``ok`` or ``failed``) → loads of a model that the gateway asked for."""
         self.load_seconds: dict[str, Histogram] = {}
         """Replica → how long those took that went well."""
-        self.unloads: dict[tuple[str, str], int] = {}
+        self.unloads: dict[tuple[str, str, str], int] = {}
+        """As :attr:`loads`: evictions, since the gateway lets go of a model only to make room."""
         self.gpu_rounds = 0
         self.gpu_seconds = 0.0
         """Spent in all rounds of reading the GPUs."""
+        self.link_seconds: dict[tuple[str, str], float] = {}
+        """(label of a GPU, label of another) → how long a small copy from one to the other takes, where measured."""
+        self.loop_lag = Histogram(LAG_BOUNDS_S)
+        self.loop_lag_max_s: float | None = None
+        """The greatest of about the last minute; None: not measured."""
+        self.held: Callable[[], dict[str, int]] = dict
+        """What the gateway holds open now, by kind."""
         self.reloads: dict[bool, int] = {True: 0, False: 0}
         self._models: set[str] = set()
+        self._replicas: set[str] | None = None
+        """Those that there are; None: nobody said."""
 
     def know_models(self, names: Iterable[str]) -> None:
         """Names a replica has: only these become labels, the first MAX_MODELS of them."""
@@ -110,25 +81,51 @@ class Metrics:
             return NO_MODEL
         return model if model in self._models else OTHER
 
+    def keep_only(self, replica_ids: Iterable[str]) -> None:
+        """Forget what was counted of other replicas: where they come and go, their names have no bound."""
+        kept = self._replicas = set(replica_ids)
+        for alone in (self.by_replica, self.load_seconds):
+            for id in alone.keys() - kept:
+                del alone[id]
+        _keep(self.decisions, kept)
+        _keep(self.failures, kept)
+        _keep(self.health_changes, kept)
+        _keep(self.probes, kept)
+        _keep(self.loads, kept)
+        _keep(self.unloads, kept)
+
     def request_done(self, ended: Ended) -> None:
         """One request is over. Pages are no requests."""
         if ended.is_page:
             return
         model = ended.model
-        key = (ended.kind, model if model in self._models else self.model_label(model))
-        series = self.series.get(key)
+        if model not in self._models:
+            model = self.model_label(model)
+        assert model is not None
+        series = self.series.get((ended.kind, model))
         if series is None:
-            series = self.series[key] = Series()
+            series = self.series[ended.kind, model] = Series()
         series.take(ended)
-        if ended.replica is not None:
-            pair = (ended.replica, ended.outcome)
-            self.by_replica[pair] = self.by_replica.get(pair, 0) + 1
+        by_class = (model, CLASSES[ended.rank])
+        timings = self.timings.get(by_class)
+        if timings is None:
+            timings = self.timings[by_class] = Timings()
+        timings.take(ended)
+        if ended.replica is not None and self._is_there(ended.replica):
+            replica = self.by_replica.get(ended.replica)
+            if replica is None:
+                replica = self.by_replica[ended.replica] = ReplicaSeries()
+            replica.take(ended)
+        for attempt in ended.failed:
+            if self._is_there(attempt.replica):
+                _count(self.failures, (attempt.replica, attempt.fault), MAX_FAILURES)
+
+    def _is_there(self, replica_id: str) -> bool:
+        """A request may end after its replica has gone, of which nothing is to come back then."""
+        return self._replicas is None or replica_id in self._replicas
 
     def decided(self, replica_id: str, reason: str) -> None:
-        pair = (replica_id, reason)
-        if pair not in self.decisions and len(self.decisions) >= MAX_REASONS:
-            pair = (replica_id, OTHER)
-        self.decisions[pair] = self.decisions.get(pair, 0) + 1
+        _count(self.decisions, (replica_id, reason), MAX_REASONS)
 
     def retried(self, fault: Fault) -> None:
         self.retries[fault] += 1
@@ -145,25 +142,36 @@ class Metrics:
         series = self.probes.get(pair)
         if series is None:
             series = self.probes[pair] = ProbeSeries()
-        series.probes += 1
-        series.failures += not ok
-        series.seconds += seconds
+        series.take(seconds, ok)
 
-    def load_ended(self, replica_id: str, seconds: float, *, ok: bool) -> None:
+    def load_ended(self, replica_id: str, model: str, seconds: float, *, ok: bool) -> None:
         """A replica was asked to load a model, and has, or has not."""
-        _count(self.loads, replica_id, ok)
+        self._memory_changed(self.loads, replica_id, model, ok)
         if ok:
             self.load_seconds.setdefault(replica_id, Histogram(LOAD_BOUNDS_S)).observe(seconds)
 
-    def unload_ended(self, replica_id: str, *, ok: bool) -> None:
+    def unload_ended(self, replica_id: str, model: str, *, ok: bool) -> None:
         """A replica was asked to let go of a model, and has, or has not in time."""
-        _count(self.unloads, replica_id, ok)
+        self._memory_changed(self.unloads, replica_id, model, ok)
+
+    def _memory_changed(self, counts: dict[tuple[str, str, str], int], replica_id: str, model: str, ok: bool) -> None:
+        key = (replica_id, self.model_label(model), "ok" if ok else "failed")
+        if key not in counts and len(counts) >= MAX_LOADS:
+            key = (replica_id, OTHER, key[2])
+        counts[key] = counts.get(key, 0) + 1
 
     def reloaded(self, ok: bool) -> None:
         """The configuration was read again: used (``ok``) or refused."""
         self.reloads[ok] += 1
 
 
-def _count(counts: dict[tuple[str, str], int], replica_id: str, ok: bool) -> None:
-    pair = (replica_id, "ok" if ok else "failed")
+def _keep(counts: dict[K, V], replica_ids: set[str]) -> None:
+    for key in [key for key in counts if key[0] not in replica_ids]:
+        del counts[key]
+
+
+def _count(counts: dict[tuple[str, str], int], pair: tuple[str, str], bound: int) -> None:
+    """One more of these; past the bound they are counted as others of the same replica."""
+    if pair not in counts and len(counts) >= bound:
+        pair = (pair[0], OTHER)
     counts[pair] = counts.get(pair, 0) + 1

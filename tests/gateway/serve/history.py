@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from corral.errors import Fault, Refusal
-from corral.gateway.ended import Ended
+from corral.gateway.ended import Attempt, Ended
 from corral.gateway.serve.metrics import Metrics
 from corral.model import (
     Choice,
@@ -17,14 +17,17 @@ from corral.model import (
     GpuState,
     GpuVendor,
     Health,
+    Need,
     Prediction,
     ProcessState,
     ProcessStatus,
     ReplicaState,
     ReplicaView,
     RequestKind,
+    RunningRequest,
     Snapshot,
     Throttle,
+    WaitingRequest,
 )
 
 
@@ -106,7 +109,13 @@ def snapshot() -> Snapshot:
         queued=2,
         queued_by_model={"llama3.1:8b": 2},
         oldest_wait_s=1.25,
+        oldest_by_model={"llama3.1:8b": 1.25},
         inflight=3,
+        waiting=(
+            WaitingRequest(7, "llama3.1:8b", RequestKind.INFERENCE, 0, 1.25, 1, Need.SLOT, ("a",)),
+            WaitingRequest(9, "llama3.1:8b", RequestKind.INFERENCE, 2, 0.5, 2, Need.SLOT, ("a",)),
+        ),
+        running=(RunningRequest(3, "llama3.1:8b", RequestKind.INFERENCE, 1, "a", 2.5, 0.25, True, 4.0),),
         gpus=gpus(),
         processes=processes(),
         advice=("big:70b runs partly on the CPU",),
@@ -124,7 +133,7 @@ def choices() -> tuple[Choice, ...]:
     )
     return (
         Choice(88.0, "llama3.1:8b", RequestKind.INFERENCE, 0.0, Decision("b", "least load"), first),
-        Choice(97.5, "llama3.1:8b", RequestKind.INFERENCE, 1.25, Decision("a", "least time"), predicted),
+        Choice(97.5, "llama3.1:8b", RequestKind.INFERENCE, 1.25, Decision("a", "least time"), predicted, id="r-2"),
         Choice(99.0, None, RequestKind.OTHER, 0.0, Decision("b", "only candidate"), first[1:]),
     )
 
@@ -141,38 +150,63 @@ def metrics() -> Metrics:
     counters.health_changed("b", Health.DOWN)
     counters.probe("a", "version", 0.25, True)
     counters.probe("b", "version", 0.5, False)
-    counters.load_ended("a", 4.5, ok=True)
-    counters.load_ended("b", 0.0, ok=False)
-    counters.unload_ended("a", ok=True)
-    counters.unload_ended("b", ok=False)
+    counters.load_ended("a", "llama3.1:8b", 4.5, ok=True)
+    counters.load_ended("b", "llama3.1:8b", 0.0, ok=False)
+    counters.unload_ended("a", "llama3.1:8b", ok=True)
+    counters.unload_ended("b", "a-name-no-replica-has", ok=False)
     counters.reloaded(True)
     counters.reloaded(False)
     counters.gpu_rounds, counters.gpu_seconds = 7, 0.125
+    counters.link_seconds["0", "1"] = 1.5e-05
+    counters.loop_lag.observe(0.0015)
+    counters.loop_lag_max_s = 0.0015
+    counters.held = lambda: {"tasks": 12, "client connections": 3}
     return counters
 
 
-def _requests(counters: Metrics) -> None:
-    def done(kind: str, model: str | None, replica_id: str | None, outcome: str, first_byte_s: float | None) -> None:
-        counters.request_done(
-            Ended(
-                id="r-1",
-                at=1_700_000_000.0,
-                kind=kind,
-                method="POST",
-                path="/api/chat",
-                outcome=outcome,
-                model=model,
-                replica=replica_id,
-                queue_s=0.0625,
-                first_byte_s=first_byte_s,
-                total_s=3.0,
-                lines=10,
-                figures=Figures(prompt_tokens=7, output_tokens=9) if outcome == "ok" else None,
-            )
-        )
+def ended(
+    kind: str,
+    model: str | None,
+    replica_id: str | None,
+    outcome: str,
+    first_byte_s: float | None = None,
+    *,
+    rank: int = 1,
+    lines: int = 10,
+    failed: tuple[Attempt, ...] = (),
+    figures: Figures | None = None,
+    predicted: Prediction | None = None,
+) -> Ended:
+    return Ended(
+        id="r-1",
+        at=1_700_000_000.0,
+        kind=kind,
+        method="POST",
+        path="/api/chat",
+        outcome=outcome,
+        model=model,
+        rank=rank,
+        replica=replica_id,
+        predicted=predicted,
+        failed=failed,
+        queue_s=0.0625,
+        first_byte_s=first_byte_s,
+        total_s=3.0,
+        lines=lines,
+        figures=figures,
+    )
 
-    done("chat", "llama3.1:8b", "a", "ok", 0.25)
-    done("chat", "llama3.1:8b", "a", "ok", 700.0)
-    done("chat", "llama3.1:8b", "b", "broken", 0.5)
-    done("openai_chat", "a-name-no-replica-has", None, "refused_queue_full", None)
-    done("tags", None, "a", "client_gone", None)
+
+def _requests(counters: Metrics) -> None:
+    told = Figures(prompt_tokens=7, output_tokens=9, decode_s=2.0)
+    untold = Figures(prompt_tokens=7, output_tokens=9)
+    predicted = Prediction(0.125, 0.125, 2.0, 0.05, 0.4, 1.25, 4.0)
+    reset = (Attempt("b", "reset", 0.01, 0.05),)
+    for one in (
+        ended("chat", "llama3.1:8b", "a", "ok", 0.25, rank=0, figures=told, predicted=predicted),
+        ended("chat", "llama3.1:8b", "a", "ok", 700.0, figures=untold, failed=reset),
+        ended("chat", "llama3.1:8b", "b", "broken", 0.5),
+        ended("openai_chat", "a-name-no-replica-has", None, "refused_queue_full", rank=2, lines=0),
+        ended("tags", None, "a", "client_gone"),
+    ):
+        counters.request_done(one)
