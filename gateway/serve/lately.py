@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
-from itertools import count, islice
+from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct, to_builtins
@@ -31,22 +30,29 @@ class Ring(Generic[T]):
     """The last ``KEPT`` of what was added, each with its number."""
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._kept: deque[tuple[int, T]] = deque(maxlen=kept)
-        self._numbers = count(1)
+        self._kept: deque[T] = deque(maxlen=kept)
         self.last = 0
         """The number of the last one; 0: there is none."""
 
     def add(self, item: T) -> None:
-        self.last = next(self._numbers)
-        self._kept.append((self.last, item))
+        self.last += 1
+        self._kept.append(item)
 
     def since(self, number: int) -> list[tuple[int, T]]:
         """Those that were added after the one with this number, the oldest first, as far as they are still kept."""
-        later: Iterable[tuple[int, T]] = islice(reversed(self._kept), max(0, self.last - number))
-        return list(reversed(list(later)))
+        later = list(islice(reversed(self._kept), max(0, self.last - number)))
+        return list(enumerate(reversed(later), self.last - len(later) + 1))
 
     def newest(self, at_most: int) -> list[tuple[int, T]]:
         return self.since(self.last - at_most)
+
+
+class Requests(Ring[Ended]):
+    """The last requests. Pages are none: who asks for one every second would push the requests out."""
+
+    def take(self, ended: Ended) -> None:
+        if not ended.is_page:
+            self.add(ended)
 
 
 class Journal(logging.Handler):
@@ -57,15 +63,19 @@ class Journal(logging.Handler):
         self.lines: Ring[Line] = Ring()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception:  # values that do not fit: who wanted to log has not to suffer for it
+            self.handleError(record)
+            return
         self.lines.add(Line(record.created, record.levelname.lower(), record.name, text))
 
 
 def request_json(number: int, ended: Ended) -> dict[str, Any]:
     """One request as ``/requests`` and ``/live`` show it."""
     plain: dict[str, Any] = to_builtins(ended)
-    del plain["is_page"]
-    return {"number": number, **plain}
+    del plain["is_page"], plain["trace"]
+    return {"number": number, **plain, "trace_id": None if ended.trace is None else ended.trace.trace_id}
 
 
 def line_json(number: int, line: Line) -> dict[str, Any]:

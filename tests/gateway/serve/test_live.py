@@ -130,8 +130,47 @@ async def test_the_last_requests_and_lines(live: Live) -> None:
     assert (await live.get("/log"))[1]["lines"][0]["text"] == "reloaded changes=2"
 
 
-@pytest.mark.parametrize("n", ["-1", "501", "x", ""])
+def test_a_line_that_cannot_be_made_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal()
+    journal.handle(logging.LogRecord("corral", logging.INFO, __file__, 1, "requests=%d", ("many",), None))
+    assert journal.lines.last == 0
+    assert "requests=%d" in capsys.readouterr().err
+
+
+async def test_a_reader_that_wants_it_less_often_gets_it_less_often(live: Live) -> None:
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10), live.session.get(live.url + "/live?every=1.5") as answer:
+        stream = events(answer)
+        await anext(stream)
+        began_s = loop.time()
+        live.requests.add(ended("r-0"))
+        assert [(await anext(stream))[0], (await anext(stream))[1]["id"]] == ["snapshot", "r-0"]
+        assert loop.time() - began_s > 1.2
+
+
+@pytest.mark.parametrize("every", ["0.1", "61", "nan", "x", "-1", "inf"])
+async def test_a_wrong_pace_is_refused(live: Live, every: str) -> None:
+    status, reason = await live.get(f"/live?every={every}")
+    assert status == 400
+    assert "seconds, from 0.5 to 60" in reason
+
+
+@pytest.mark.parametrize("n", ["-1", "501", "x", "", "1" * 5000])
 async def test_a_wrong_number_is_refused(live: Live, n: str) -> None:
     status, reason = await live.get(f"/requests?n={n}")
     assert status == 400
     assert "whole number from 0 to 500" in reason
+
+
+async def test_a_reader_that_takes_nothing_is_let_go(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corral.gateway.serve.live.UNREAD_S", 0.2)
+    monkeypatch.setattr(live.routes, "_page", lambda: {"page": "x" * (8 << 20)})
+    _, writer = await asyncio.open_connection("127.0.0.1", live.runner.addresses[0][1], limit=1)
+    writer.write(b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert live.runner.server is not None
+    async with asyncio.timeout(10):
+        while not live.runner.server.connections:
+            await asyncio.sleep(0.01)
+        while live.runner.server.connections:
+            await asyncio.sleep(0.05)
+    writer.close()

@@ -1,0 +1,1 @@
+"""The web page on the admin port: its files, and what it does in a real browser."""
