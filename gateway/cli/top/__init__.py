@@ -1,0 +1,1 @@
+"""``corral top``: what a running gateway does, in a terminal."""
