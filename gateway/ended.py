@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
+from corral.gateway.trace import Trace
 from corral.model import Figures, Prediction
+
+PATH_CHARS: Final = 1000
+"""More of a path is not noted: clients make it up, and the last requests are kept."""
 
 
 class Attempt(Struct, frozen=True):
@@ -19,13 +24,17 @@ class Attempt(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """One request that is over. It knows no prompt, no answer and no key; times in seconds after its arrival."""
+    """One request that is over. It knows no prompt, no answer and no key; times in seconds after its arrival.
+
+    The order of the fields counts: see ``of_exchange``.
+    """
 
     id: str
     at: float
     """When it arrived, in seconds since 1970."""
     kind: str
-    """What was asked for, as the metrics name it: ``chat``, ``embed``, ``tags``, …; ``bad_request``: it was none."""
+    """What was asked for, as the metrics name it: ``chat``, ``embed``, ``tags``, …; ``bad_request``: it was none;
+    ``preflight``: a browser asked whether it may."""
     method: str
     path: str
     """Decoded and without its query: what a client wrote, so anything may stand in it."""
@@ -58,6 +67,10 @@ class Ended(Struct, frozen=True):
     """What the answer's end told."""
     is_page: bool = False
     """Made from what the gateway knows: no replica had to do anything, and it counts as no request."""
+    attempts: int = 0
+    """How often it was sent to a replica, the last time included; an answer that a task made does not tell."""
+    trace: Trace | None = None
+    """None: it was not traced."""
 
 
 Listener = Callable[[Ended], None]

@@ -1,4 +1,4 @@
-"""Compiles the stand-in for NVIDIA's management library."""
+"""Compiles the stand-ins for NVIDIA's management library and for its driver."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from typing import Final
 from corral.errors import OperatorError
 
 LIBRARY: Final = "libnvidia-ml.so.1"
-_FLAGS: Final = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY}")
+CUDA: Final = "libcuda.so.1"
+_SOURCES: Final = {LIBRARY: "standin.c", CUDA: "cuda.c"}
+_FLAGS: Final = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror")
 _COMPILERS: Final = ("cc", "gcc", "clang")
 _COMPILE_S: Final = 60.0
 
 
-def build(folder: Path, without: Sequence[str] = ()) -> Path:
+def build(folder: Path, without: Sequence[str] = (), name: str = LIBRARY) -> Path:
     """The library in ``folder``, compiled unless it is there; it lacks the functions ``without``, as an old driver's.
+    ``name``: which of the two.
 
     Raises :class:`OperatorError` where there is no C compiler, or where it fails.
     """
-    source = resources.files("corral.emulator.nvml").joinpath("standin.c").read_bytes()
-    library, stamp = folder / LIBRARY, folder / f".{LIBRARY}.made-of"
+    source = resources.files("corral.emulator.nvml").joinpath(_SOURCES[name]).read_bytes()
+    library, stamp = folder / name, folder / f".{name}.made-of"
     made_of = hashlib.sha256(source + repr(sorted(without)).encode()).hexdigest()
     if library.exists() and stamp.exists() and stamp.read_text() == made_of:
         return library
     folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f"{LIBRARY}.{os.getpid()}.new"
-    _compile(source, new, without)
+    new = folder / f"{name}.{os.getpid()}.new"
+    _compile(source, new, without, name)
     new.replace(library)
     stamp.write_text(made_of)
     return library
 
 
-def _compile(source: bytes, output: Path, without: Sequence[str]) -> None:
+def _compile(source: bytes, output: Path, without: Sequence[str], name: str) -> None:
     # under another name a function is as good as absent
-    renamed = [f"-D{name}=absent_{name}" for name in without]
-    line = [_compiler(), *_FLAGS, *renamed, "-x", "c", "-", "-o", str(output)]
+    renamed = [f"-D{function}=absent_{function}" for function in without]
+    line = [_compiler(), *_FLAGS, f"-Wl,-soname,{name}", *renamed, "-x", "c", "-", "-o", str(output)]
     done = subprocess.run(line, input=source, capture_output=True, timeout=_COMPILE_S, check=False)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
-        raise OperatorError(f"cannot compile the stand-in for {LIBRARY} with {line[0]}:\n{said}")
+        raise OperatorError(f"cannot compile the stand-in for {name} with {line[0]}:\n{said}")
 
 
 def _compiler() -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from corral.errors import ClientError
 from corral.gateway.wire.browser import BrowserRules
 from corral.gateway.wire.request_head import RequestHead
+
+MOST_HOPS: Final = 8
 
 
 def answered_by_rules(rules: BrowserRules, head: RequestHead) -> tuple[int, bytes] | None:
@@ -17,6 +22,15 @@ def answered_by_rules(rules: BrowserRules, head: RequestHead) -> tuple[int, byte
         if head.method == b"OPTIONS":
             return 204, rules.preflight_headers(head.origin)
     return None if rules.host_allowed(host) else (403, b"")
+
+
+def refuse_loops(via: bytes, run: bytes) -> None:
+    """Raises ClientError (508) for a request that was here before, or came a way that can only be a loop."""
+    runs = via.split(b",")
+    if run in runs:
+        raise ClientError(508, "this request was here before: a Corral is, somewhere below itself, its own replica")
+    if len(runs) >= MOST_HOPS:
+        raise ClientError(508, f"this request came through {len(runs)} Corrals, which can only be a loop")
 
 
 def cors_headers(rules: BrowserRules, head: RequestHead) -> bytes:

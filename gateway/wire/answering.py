@@ -7,7 +7,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from corral.gateway.ended import Ended
+from corral.gateway.ended import PATH_CHARS, Ended
 from corral.gateway.wire.admission import cors_headers
 from corral.gateway.wire.bodies import LAST_CHUNK, chunk
 from corral.gateway.wire.dialect import error_body, refusal_answer, stream_error
@@ -189,9 +189,10 @@ class Answering:
     def resume(self) -> None:
         self._may_write.set()
 
-    def client_gone(self) -> None:
+    def client_gone(self, outcome: str = "client_gone", status: int | None = None) -> None:
+        """It left, or is answered without this with that outcome."""
         if not self._is_over:
-            self._over("client_gone")
+            self._over(outcome, status)
 
     # -- what it shares with every answer
 
@@ -206,7 +207,7 @@ class Answering:
                 at=gateway.wall() - total_s,
                 kind=self.route.label,
                 method=head.method.decode(),
-                path=head.path,
+                path=head.path[:PATH_CHARS],
                 outcome=outcome,
                 status=self._status if status is None else status,
                 model=self.model,
@@ -219,6 +220,7 @@ class Answering:
                 request_bytes=len(self.body),
                 figures=None if self.prompt_tokens is None else Figures(prompt_tokens=self.prompt_tokens),
                 is_page=self.is_page,
+                trace=None if head.trace is None else head.trace.over(),
             )
         )
 
@@ -229,8 +231,10 @@ class Answering:
     def _own_headers(self) -> bytes:
         gateway = self._client.gateway
         chosen = b"" if self.replica_id is None else b"x-corral-replica: %b\r\n" % self.replica_id.encode()
-        return b"%bx-request-id: %b\r\n%b" % (
+        report = gateway.load_report
+        return b"%bx-request-id: %b\r\n%b%b" % (
             chosen,
             self.head.request_id or b"-",
             cors_headers(gateway.rules, self.head),
+            b"" if report is None else report.line(self.head.forward),
         )

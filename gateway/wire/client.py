@@ -15,13 +15,13 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 from corral.errors import ClientError
-from corral.gateway.wire.admission import answered_by_rules, cors_headers
+from corral.gateway.wire.admission import answered_by_rules, cors_headers, refuse_loops
 from corral.gateway.wire.answering import Answering
 from corral.gateway.wire.dialect import error_body
 from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.grammar import BARE_LF, HEAD_END
 from corral.gateway.wire.incoming import IncomingBody
-from corral.gateway.wire.outcome import of_bad_request
+from corral.gateway.wire.outcome import of_bad_request, outcome_of
 from corral.gateway.wire.reply import reply
 from corral.gateway.wire.request_head import RequestHead, parse_request_head
 from corral.gateway.wire.routes import Route, dialect_of, find_route
@@ -142,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
         return False  # half-closed counts as gone: nobody can tell it from a client that left
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state = State.CLOSED
+        was_sending, self.state = self.state is State.BODY, State.CLOSED
         self.transport = None
         self.gateway.connections.discard(self)
         self.gateway.slow.discard(self)
@@ -151,6 +151,9 @@ class ClientConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.client_gone()
+        elif was_sending:
+            id = self._id_of(self._head)
+            self.gateway.over(of_bad_request(self.gateway, id, self._head, None, tenant=self.address))
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -214,7 +217,11 @@ class ClientConnection(asyncio.Protocol):
         gateway = self.gateway
         if head.request_id is None:
             head.request_id = gateway.new_request_id()
+        if gateway.tracer is not None:
+            gateway.tracer.begin(head)
         length = head.content_length or 0
+        if head.via:
+            refuse_loops(head.via, gateway.run_id)
         ruled = answered_by_rules(gateway.rules, head)
         if ruled is not None:
             self._answer_only(head, rest, *ruled)
@@ -237,8 +244,9 @@ class ClientConnection(asyncio.Protocol):
         self.state = State.BUSY
         keep = head.keep_alive and not head.chunked and not head.content_length
         self._ahead = rest
-        self.gateway.over(of_bad_request(self.gateway, head, status, tenant=self.address))
-        headers += b"x-request-id: %b\r\n" % (head.request_id or b"-")
+        id = self._id_of(head)
+        self.gateway.over(of_bad_request(self.gateway, id, head, status, tenant=self.address))
+        headers += b"x-request-id: %b\r\n" % id
         self.finish_with(reply(status, headers=headers, close=not keep), keep_alive=keep)
 
     # -- bodies
@@ -359,7 +367,8 @@ class ClientConnection(asyncio.Protocol):
         self.state = State.BUSY
         assert self._head is not None
         assert self._route is not None
-        if not self._answer_by_task(Answering(self, self._head, self._route, body), None):
+        may_answer = self._route.duty is not None
+        if not may_answer or not self._answer_by_task(Answering(self, self._head, self._route, body), None):
             self._submit(body)
 
     def _answer_by_task(self, answering: Answering, upload: Upload | None) -> bool:
@@ -372,12 +381,12 @@ class ClientConnection(asyncio.Protocol):
             answering.pause()
         return True
 
-    def _end_task(self) -> None:
+    def _end_task(self, outcome: str = "client_gone", status: int | None = None) -> None:
         """Nobody waits for the task's answer any more."""
         answering, self.answering = self.answering, None
         task, self._task, self._upload = self._task, None, None
         if answering is not None:
-            answering.client_gone()
+            answering.client_gone(outcome, status)
         if task is not None:
             task.cancel()
 
@@ -457,24 +466,29 @@ class ClientConnection(asyncio.Protocol):
         """The client's request is wrong: say so and close."""
         exchange, self.exchange = self.exchange, None
         begun = exchange is not None and exchange.is_committed
-        if exchange is not None:
-            exchange.client_gone()
-        if self.answering is not None:
-            begun = self.answering.is_begun
-            self._end_task()
+        begun = begun or (self.answering is not None and self.answering.is_begun)
+        outcome, status = ("client_gone", None) if begun else (outcome_of(error.status), error.status)
         head, self._head = self._head, None
         self._body = None
-        self.gateway.over(of_bad_request(self.gateway, head, error.status, tenant=self.address))
+        id = self._id_of(head)
+        if exchange is not None:
+            exchange.client_gone(outcome, status)
+        elif self.answering is not None:
+            self._end_task(outcome, status)
+        else:
+            self.gateway.over(of_bad_request(self.gateway, id, head, error.status, tenant=self.address))
         if begun:  # an early answer to an upload: no second head may stand in its middle
             self.reset()
             return
         if self.transport is not None:
             body = error_body(dialect_of(head.path if head is not None else ""), error.status, error.message)
-            request_id = head.request_id if head is not None else None
-            headers = b"x-request-id: %b\r\n" % (request_id or self.gateway.new_request_id())
+            headers = b"x-request-id: %b\r\n" % id
             headers += cors_headers(self.gateway.rules, head) if head is not None else b""
             self.gateway.outbox.put(self.transport, reply(error.status, body, headers=headers, close=True))
         self.close_after_response()
+
+    def _id_of(self, head: RequestHead | None) -> bytes:
+        return (head.request_id if head is not None else None) or self.gateway.new_request_id()
 
     # -- time
 
@@ -492,8 +506,10 @@ class ClientConnection(asyncio.Protocol):
         elif self.transport is None:
             return
         elif self.state in (State.HEAD, State.BODY):
-            self.gateway.over(of_bad_request(self.gateway, self._head, 408, tenant=self.address))
-            answer = reply(408, error_body(dialect_of(""), 408, "the request came in too slowly"), close=True)
+            id = self._id_of(self._head)
+            self.gateway.over(of_bad_request(self.gateway, id, self._head, 408, tenant=self.address))
+            body = error_body(dialect_of(""), 408, "the request came in too slowly")
+            answer = reply(408, body, headers=b"x-request-id: %b\r\n" % id, close=True)
             self.gateway.outbox.put(self.transport, answer)
             self.close_after_response()
         elif 0 < (unsent := self.transport.get_write_buffer_size()) != self._unsent:

@@ -14,6 +14,8 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec import structs
+
 from corral.errors import Fault, Refusal
 from corral.gateway.carried import Carried
 from corral.gateway.ended import Attempt
@@ -80,6 +82,7 @@ class Exchange(Carried):
         "_last_status",
         "_response",
         "_room",
+        "attempts",
         "client",
         "failed",
         "first_byte_at_s",
@@ -100,7 +103,11 @@ class Exchange(Carried):
         tenant = tenant_of(head.api_key, client.address, gateway.secret)
         encoding, target = head.content_encoding, head.target
         request = route_request(route, body, head.content_type, tenant, head.rank, encoding=encoding, target=target)
+        if head.via:
+            via, prefer = head.via.rpartition(b",")[2].decode(), head.prefer.decode()
+            request = structs.replace(request, via=via, prefer=prefer)
         super().__init__(request, now_s)
+        self.id = (head.request_id or b"").decode()
         self.replayable = not route.once
         self.client = client
         self.head = head
@@ -118,6 +125,8 @@ class Exchange(Carried):
         self._held: list[bytes] = []
         self._room = 0
         """How many more bytes of the answer are held back before it is committed."""
+        self.attempts = 0
+        """How often it was sent to a replica."""
         self.failed: list[Attempt] = []
         self._last_status: int | None = None
         self._last_answer: tuple[bytes, bool] | None = None
@@ -137,6 +146,9 @@ class Exchange(Carried):
         gateway = self.client.gateway
         self.state = State.SENT
         self.sent_at_s = gateway.clock()
+        self.attempts += 1
+        if self.head.trace is not None:
+            self.head.forward = self.head.trace.forward_attempt()
         # A request that changes the store, or an account, is sent once at most: a reused connection could leave open
         # whether it was. Nor is one taken where the last one turned out to be closed: its neighbours probably are too.
         fresh = self.stale or self.route.once or self.request.kind in _NOT_REPEATABLE
@@ -161,6 +173,7 @@ class Exchange(Carried):
         if retry_after_s is not None:
             headers += b"Retry-After: %d\r\n" % retry_after_s
         self._answer(status, error_body(self.route.dialect, status, message), headers)
+        self.decision = None  # whom it was sent to before did not answer it
         self._record(f"refused_{refusal.name.lower()}", status)
 
     def interrupt(self, fault: Fault) -> None:
@@ -201,8 +214,8 @@ class Exchange(Carried):
         elif self.client.exchange is self:
             self.client.reset()
 
-    def client_gone(self) -> None:
-        """The client left: stop the replica's work now."""
+    def client_gone(self, outcome: str = "client_gone", status: int | None = None) -> None:
+        """The client left, or is answered without it with that outcome: stop the replica's work now."""
         carrier = self.client.gateway.carrier
         before, self.state = self.state, State.DONE
         if before is State.DONE:
@@ -212,7 +225,7 @@ class Exchange(Carried):
             carrier.spared(self)
         else:
             carrier.cancel(self)
-        self._record("client_gone", self._status)
+        self._record(outcome, self._status if status is None else status)
 
     # -- the request on its way to the replica
 
@@ -230,7 +243,9 @@ class Exchange(Carried):
         self._held = []
         self.forward = self._hold
         streams = self.route.streams_body
-        request = request_head(self.head, lease.replica, None if streams else len(self._body))
+        run = self.client.gateway.run_id
+        leaf = "" if lease.leaf is None else lease.leaf.load.id
+        request = request_head(self.head, lease.replica, None if streams else len(self._body), run, leaf)
         connection.begin(self, request, self._body)
         if self.client.write_paused:  # it did not read its last answer yet: nobody will say so again
             connection.pause()
@@ -290,7 +305,7 @@ class Exchange(Carried):
         transport = self.client.transport
         assert transport is not None
         assert self._response is not None
-        gateway.carrier.first_byte(self)
+        gateway.carrier.first_byte(self, self._leaf())
         self.state = State.COMMITTED
         self.first_byte_at_s = gateway.clock()
         framing = framing_of(self._response, self.head)
@@ -418,16 +433,25 @@ class Exchange(Carried):
         lease, decision = self.lease, self.decision
         chosen = b""
         if lease is not None:
-            chosen = b"x-corral-replica: %b\r\n" % lease.replica.id.encode()
+            leaf = self._leaf()
+            chosen = b"x-corral-replica: %b\r\n" % (f"{lease.replica.id}/{leaf}" if leaf else lease.replica.id).encode()
             if decision is not None:
                 chosen += b"x-corral-reason: %b\r\n" % why(decision.reason, lease.predicted)
         until_s = self.sent_at_s if lease is not None and self.sent_at_s is not None else gateway.clock()
-        return b"%bx-corral-queue-s: %.3f\r\nx-request-id: %b\r\n%b" % (
+        report = gateway.load_report
+        return b"%bx-corral-queue-s: %.3f\r\nx-request-id: %b\r\n%b%b" % (
             chosen,
             until_s - self.arrived_at_s,
             self.head.request_id or b"-",
             cors_headers(gateway.rules, self.head),
+            b"" if report is None else report.line(self.head.forward),
         )
+
+    def _leaf(self) -> str:
+        """Which replica below its own makes the answer, as that says."""
+        if self.lease is None or self.lease.replica.admin is None or self._response is None:
+            return ""
+        return self._response.replica.decode()
 
     def _answer(self, status: int, body: bytes, headers: bytes) -> None:
         self._response = None

@@ -28,6 +28,11 @@ CHUNK_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:;[\t\x20-\x7e\x80-
 LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%\-\[\]:]*+")
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
+VIA: Final = re.compile(rb"[0-9a-f]{8}(?:,[0-9a-f]{8}){0,31}")
+"""Runs of Corrals."""
+_ID: Final = rb"(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._\-]{1,64}"
+LEAF: Final = re.compile(_ID + rb"(?:/" + _ID + rb"){0,7}")
+"""A replica below a Corral."""
 
 
 def header_values(value: bytes) -> list[bytes]:

@@ -12,8 +12,15 @@ from corral.model import Replica
 _WITHOUT_BODY: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"})
 
 
-def request_head(request: RequestHead, replica: Replica, body_bytes: int | None) -> bytes:
-    """The head for ``replica``. ``body_bytes`` None: the body follows as the client frames it (an upload)."""
+def request_head(
+    request: RequestHead, replica: Replica, body_bytes: int | None, run: bytes = b"", leaf: str = ""
+) -> bytes:
+    """The head for ``replica``. ``body_bytes`` None: the body follows as the client frames it (an upload). ``run``: of
+    this gateway, which those must know that may lead back to it; ``leaf``: where below a Corral it is thought to go."""
+    is_known = replica.admin is None and replica.found_by is None and not request.via
+    via = b"" if is_known else b"x-corral-via: %b\r\n" % (b"%b,%b" % (request.via, run) if request.via else run)
+    if leaf:
+        via += b"x-corral-prefer: %b\r\n" % leaf.encode()
     if body_bytes is None and request.content_length is None:
         framing = b"Transfer-Encoding: chunked\r\n" if request.chunked else b""
     elif body_bytes is None:
@@ -22,12 +29,13 @@ def request_head(request: RequestHead, replica: Replica, body_bytes: int | None)
         framing = b"Content-Length: %d\r\n" % body_bytes
     else:
         framing = b""
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b\r\n" % (
         request.method,
         request.target,
         _host(replica.host, replica.port),
         request.forward,
         framing,
+        via,
     )
 
 

@@ -34,8 +34,11 @@ class Pool:
         """Connections that carry an exchange now."""
 
     def __repr__(self) -> str:
-        idle = sum(map(len, self._idle.values()))
-        return f"<Pool: {len(self.active)} active, {idle} idle, {len(self._connecting)} connecting>"
+        return f"<Pool: {len(self.active)} active, {self.idle} idle, {len(self._connecting)} connecting>"
+
+    @property
+    def idle(self) -> int:
+        return sum(map(len, self._idle.values()))
 
     def take(self, replica: Replica) -> UpstreamConnection | None:
         """The idle connection to ``replica`` that has rested longest, if one has rested enough."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from corral.errors import ClientError
-from corral.gateway.wire.grammar import HOST, LENGTH, REQUEST_HEAD, REQUEST_ID, header_values
+from corral.gateway.wire.grammar import HOST, LEAF, LENGTH, REQUEST_HEAD, REQUEST_ID, VIA, header_values
+
+if TYPE_CHECKING:
+    from corral.gateway.trace import Trail
 
 # How a field of the request is treated; names not listed here are forwarded as they came.
 _DROP: Final = 0
@@ -22,6 +25,8 @@ _TYPE: Final = 9
 _AUTHORIZATION: Final = 10
 _API_KEY: Final = 11
 _ENCODING: Final = 12
+_VIA: Final = -1
+_PREFER: Final = -2
 
 _SPECIAL: Final[dict[bytes, int]] = {
     b"host": _HOST,
@@ -36,6 +41,8 @@ _SPECIAL: Final[dict[bytes, int]] = {
     b"authorization": _AUTHORIZATION,
     b"x-api-key": _API_KEY,
     b"x-corral-class": _CLASS,
+    b"x-corral-via": _VIA,
+    b"x-corral-prefer": _PREFER,
     # Hop by hop (RFC 9110 §7.6.1), and the names Corral itself speaks with.
     b"keep-alive": _DROP,
     b"proxy-connection": _DROP,
@@ -74,9 +81,12 @@ class RequestHead:
         "method",
         "origin",
         "path",
+        "prefer",
         "rank",
         "request_id",
         "target",
+        "trace",
+        "via",
     )
 
     def __init__(self, method: bytes, target: bytes, http10: bool) -> None:
@@ -100,6 +110,12 @@ class RequestHead:
         self.rank = _NORMAL
         """Its class: 0 interactive, 1 normal, 2 batch."""
         self.forward = b""
+        self.prefer = b""
+        """Where the last of these thinks that it goes."""
+        self.via = b""
+        """The runs of the Corrals that it came through, with commas; empty: it came from a client."""
+        self.trace: Trail | None = None
+        """None: it is not traced."""
 
 
 def parse_request_head(head: bytes) -> RequestHead:
@@ -183,6 +199,10 @@ def _take_note(request: RequestHead, action: int, value: bytes) -> None:
         if request.origin is not None:
             raise ClientError(400, "more than one Origin header")
         request.origin = value
+    elif action == _VIA:
+        request.via = value if VIA.fullmatch(value) else b""
+    elif action == _PREFER:
+        request.prefer = value if LEAF.fullmatch(value) else b""
     elif action == _CLASS:
         request.rank = _RANKS.get(value.lower(), _NORMAL)
     else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from corral.errors import ReplicaError
-from corral.gateway.wire.grammar import LENGTH, RESPONSE_HEAD, header_values
+from corral.gateway.wire.grammar import LEAF, LENGTH, RESPONSE_HEAD, header_values
 
 _HOP_BY_HOP: Final = frozenset(
     {b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"x-corral-replica"}
     | {b"x-corral-reason", b"x-corral-queue-s", b"x-corral-parts", b"x-request-id"}
+    | {b"endpoint-load-metrics", b"endpoint-load-metrics-bin"}  # of one replica, not of all behind the gateway
 )
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-type"})
 
@@ -17,7 +18,7 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connecti
 class ResponseHead:
     """One parsed response head. ``forward`` holds the end-to-end lines, framing headers left out."""
 
-    __slots__ = ("chunked", "content_length", "content_type", "forward", "keep_alive", "reason", "status")
+    __slots__ = ("chunked", "content_length", "content_type", "forward", "keep_alive", "reason", "replica", "status")
 
     def __init__(self, status: int, reason: bytes, http10: bool) -> None:
         self.status = status
@@ -27,6 +28,8 @@ class ResponseHead:
         self.content_length: int | None = None
         self.content_type = b""
         self.forward = b""
+        self.replica = b""
+        """Of a Corral's answer: which of its replicas makes it."""
 
     def has_no_body(self, method: bytes) -> bool:
         """Whether a response to ``method`` ends with its head (RFC 9112 §6.3)."""
@@ -66,6 +69,8 @@ def _parse(head: bytes) -> ResponseHead:
             _take_framing(response, key, value.strip(b" \t"), line, forward, named)
         elif key not in _HOP_BY_HOP:
             forward.append(line)
+        elif key == b"x-corral-replica" and LEAF.fullmatch(value.strip(b" \t")):
+            response.replica = value.strip(b" \t")
     if named:
         forward = [line for line in forward if line.partition(b":")[0].lower() not in named]
     forward.append(b"")

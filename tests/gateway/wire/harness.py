@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from corral.gateway.app import App
 from corral.gateway.carried import Carried
 from corral.gateway.config import Config
+from corral.gateway.config.sources import Sources
 from corral.gateway.gateway import Gateway
 from corral.gateway.schedule.scheduler import Scheduler
 from corral.model import Health, ReplicaState
@@ -98,7 +99,8 @@ class RunningGateway:
 
     async def start(self) -> None:
         self._session = probe_session()
-        self.app = App(self.config, None, asyncio.get_running_loop(), self._session)
+        sources = Sources(None, {}, base=self.config, command="the test")
+        self.app = App(sources, sources.settle(), asyncio.get_running_loop(), self._session)
         self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         for each in self._sockets:
             each.setblocking(False)

@@ -6,16 +6,18 @@ import json
 import re
 from collections.abc import Mapping
 
+import aiohttp
 import pytest
 
 from corral.gateway.carried import Carried
+from corral.gateway.ended import Ended
 from corral.gateway.wire.dialect import StreamEnd, read_ending
 from corral.gateway.wire.request_head import parse_request_head
 from corral.gateway.wire.tenant import tenant_of
 from corral.gateway.wire.why import why
 from corral.model import Figures, Prediction, RouteRequest
 from tests.gateway.wire.conftest import Start
-from tests.gateway.wire.harness import CHAT, RunningGateway, post
+from tests.gateway.wire.harness import CHAT, CHAT_WHOLE, RunningGateway, post
 from tests.gateway.wire.replica import MODEL, Call
 
 SECRET = b"s" * 16
@@ -240,3 +242,51 @@ async def test_with_one_context_length_for_all_the_replica_gets_it_in_a_body_of_
     bodies = [json.loads(call.body) for call in gateway.replicas[0].calls]
     assert [body["options"] for body in bodies] == [{"num_ctx": 8192, "seed": 1}, {"num_ctx": 8192}, {"num_ctx": 8192}]
     assert {request.signature for request in told.requests} == {"num_ctx=8192"}
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/9\r\n\r\n",
+        b"GET /api/tags HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n",
+        b"GET /api/tags HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+    ],
+)
+async def test_a_request_that_is_none_is_told_by_the_id_that_its_answer_has(start: Start, request_bytes: bytes) -> None:
+    gateway = await start(1, "timeouts: {head_s: 0.3}\n")
+    ended: list[Ended] = []
+    gateway.gateway.listeners.append(ended.append)
+    _, headers, _ = await gateway.ask(request_bytes)
+    (record,) = ended
+    assert record.kind == "bad_request"
+    assert record.id == headers["x-request-id"] != "-"
+
+
+async def test_of_a_path_that_a_client_made_up_only_the_beginning_is_told(start: Start) -> None:
+    gateway = await start(1)
+    ended: list[Ended] = []
+    gateway.gateway.listeners.append(ended.append)
+    for head in (b"GET /%b HTTP/1.1", b"GET /v1/models/%b HTTP/1.1"):
+        await gateway.ask(head % (b"a" * 20_000) + b"\r\nHost: 127.0.0.1\r\n\r\n")
+    assert [len(each.path) for each in ended] == [1000, 1000]
+
+
+async def test_pages_and_what_browsers_ask_beforehand_are_no_requests_that_are_counted_or_kept(start: Start) -> None:
+    gateway = await start(1)
+    ended: list[Ended] = []
+    gateway.gateway.listeners.append(ended.append)
+    asks = b"OPTIONS /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://localhost:3000\r\n\r\n"
+    client = await gateway.connect()
+    await client.send(asks)
+    assert (await client.head())[0] == 204
+    assert (await gateway.ask(b"GET /api/version HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"))[0] == 200
+    assert [(each.kind, each.is_page) for each in ended] == [("preflight", True), ("version", True)]
+    await gateway.ask(post("/api/chat", CHAT_WHOLE))
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{gateway.admin_port}/requests") as answer,
+    ):
+        page = await answer.json()
+    assert [each["kind"] for each in page["requests"]] == ["chat"]
+    assert {kind for kind, _ in gateway.app.metrics.series} == {"chat"}
