@@ -88,6 +88,8 @@ def _named(name: str) -> type[Policy]:
 def _from_file(path: Path, name: str) -> type[Policy]:
     module = types.ModuleType(f"corral_policy_{path.stem}")
     module.__file__ = str(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, a device has no end
+        _refuse("path", f"cannot read {path}: it is no file")
     try:
         code = compile(path.read_bytes(), str(path), "exec")
     except OSError as error:

@@ -11,6 +11,7 @@ import msgspec
 
 from corral.gateway.cli.options import debug_option, json_option
 from corral.gateway.config import Config, load_config
+from corral.gateway.config.problems import InvalidConfig
 from corral.gateway.config.schema import Address, ReplicaUrl
 
 
@@ -23,7 +24,8 @@ def check_config(config_path: Path, as_json: bool) -> int:
 
     \b
     Exit code 0: the file can be used. 78: it cannot, and stderr says
-    where (file:line:column), what, and what to write instead.
+    where (file:line:column), what, and what to write instead; with
+    --json standard output does, for editors.
 
     \b
     The least a file needs is one of:
@@ -35,9 +37,32 @@ def check_config(config_path: Path, as_json: bool) -> int:
       corral check-config corral.yaml
       corral check-config corral.yaml --json
     """
-    config = load_config(config_path)
+    try:
+        config = load_config(config_path)
+    except InvalidConfig as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps(problems_json(error), indent=2))
+        return error.exit_code
     click.echo(json.dumps(config_json(config), indent=2) if as_json else _summary(config_path, config))
     return 0
+
+
+def problems_json(error: InvalidConfig) -> dict[str, Any]:
+    """All that is wrong, place by place; lines and columns count from 1, and are null where there is no such place."""
+    return {
+        "schema": 1,
+        "problems": [
+            {
+                "file": error.source,
+                "line": each.line or None,
+                "column": each.column or None,
+                "key": each.path,
+                "message": each.text,
+            }
+            for each in error.problems
+        ],
+    }
 
 
 def config_json(config: Config) -> Any:
@@ -68,6 +93,8 @@ def _summary(path: Path, config: Config) -> str:
         f"  queue     {config.queue.max_requests} requests, {config.queue.max_wait_s:g} s each",
     ]
     lines += _owned(config)
+    if config.discovery is not None:
+        lines += [f"  found by  {place}" for place in config.discovery.places]
     width = max((len(replica.id) for replica in config.replicas), default=0)
     for replica in config.replicas:
         slots = "not known yet" if replica.slots is None else replica.slots

@@ -19,7 +19,7 @@ def check(config: Config, root: Node, problems: Problems) -> None:
     if nodes.at("replicas") is not None and not config.replicas:
         text = f"is empty; list at least one, or remove the key and Corral runs Ollamas of its own:\n{LEAST}"
         problems.add(nodes.at("replicas"), "replicas", text)
-    elif not config.replicas and not config.owns_replicas:
+    elif not config.replicas and not config.owns_replicas and config.discovery is None:
         problems.add(nodes.at("gpus"), "gpus", "names no GPU, and there are no replicas: nothing would serve")
     _check_groups(config, nodes, problems)
     _check_env(config.ollama.env, nodes.at("ollama"), "ollama.env", problems)
@@ -30,10 +30,26 @@ def check(config: Config, root: Node, problems: Problems) -> None:
             f"{config.admin_listen} is taken by listen ({config.listen}); choose another port",
         )
     _check_stores(config, nodes, problems)
+    if config.discovery is not None and config.discovery.dns is None and config.discovery.kubernetes is None:
+        problems.add(nodes.at("discovery"), "discovery", "says not where to look; give it dns: or kubernetes:")
     for index, replica in enumerate(config.replicas):
         _check_unique(config.replicas[:index], replica, index, nodes, problems)
         _check_loop(config, replica, index, nodes, problems)
         _check_models(replica, nodes.of("replicas", index), f"replicas[{index}]", problems)
+        _check_corral(replica, nodes.of("replicas", index), f"replicas[{index}]", problems)
+
+
+def _check_corral(replica: ReplicaConfig, node: Callable[[str], Node | None], path: str, problems: Problems) -> None:
+    """What is in the memory of those below a Corral is its own affair."""
+    if replica.admin is None:
+        return
+    if same_place(replica.admin, replica.url):
+        text = f"{replica.admin} is its url; its admin port is another one, as its own admin_listen says"
+        problems.add(node("admin"), f"{path}.admin", text)
+    for key, value in (("pin", replica.pin), ("gpus", replica.gpus), ("max_loaded", replica.max_loaded)):
+        if value:
+            text = "belongs into the configuration of that Corral, which chooses among its replicas itself; remove it"
+            problems.add(node(key), f"{path}.{key}", text)
 
 
 def _check_stores(config: Config, nodes: _Places, problems: Problems) -> None:
@@ -57,7 +73,7 @@ def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
                 problems.add(node, f"gpus[{index}]", text)
             seen[gpu] = index
         _check_env(group.env, node, f"gpus[{index}].env", problems)
-        _check_models(group, nodes.of("gpus", index), f"gpus[{index}]", problems)
+        _check_models(group, nodes.of("gpus", index), f"gpus[{index}]", problems, config.ollama.max_loaded)
         if group.id is not None and group.id in ids:
             problems.add(node, f"gpus[{index}].id", f"{group.id!r} is already the id of {ids[group.id]}")
         elif group.id is not None:
@@ -69,7 +85,11 @@ def _check_groups(config: Config, nodes: _Places, problems: Problems) -> None:
 
 
 def _check_models(
-    owner: ReplicaConfig | GroupConfig, node: Callable[[str], Node | None], path: str, problems: Problems
+    owner: ReplicaConfig | GroupConfig,
+    node: Callable[[str], Node | None],
+    path: str,
+    problems: Problems,
+    of_all: int | None = None,
 ) -> None:
     """What a replica is to hold in memory must be what it may serve, and must have a place there."""
     served, kept_off = (set(map(normalise_model, names)) for names in (owner.models, owner.keep_off))
@@ -80,8 +100,9 @@ def _check_models(
             text = f"{name} is not one of its models, so nobody would ask for it there; add it to models, or remove it"
             problems.add(node("pin"), f"{path}.pin", text)
     count = len(set(map(normalise_model, owner.pin)))
-    if owner.max_loaded is not None and count > owner.max_loaded:
-        text = f"{owner.max_loaded} is too little for the {count} models of pin, which are to be in memory always"
+    limit = owner.max_loaded or of_all
+    if limit is not None and count > limit:
+        text = f"{limit} is too little for the {count} models of pin, which are to be in memory always"
         problems.add(node("max_loaded"), f"{path}.max_loaded", text)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
+from corral.gateway.config.masking import masked
 from corral.gateway.config.owned import GpusConfig, GroupConfig
 from corral.gateway.config.schema import Config, PolicyConfig, ReplicaConfig
 
-NEEDS_RESTART = frozenset({"listen", "admin_listen", "state_dir"})
-"""Keys whose new value only counts after a restart: their sockets and their lock are open."""
+NEEDS_RESTART = frozenset({"listen", "admin_listen", "state_dir", "tracing", "measure_links"})
+"""Keys whose new value only counts after a restart: sockets and the lock are open, threads run, work is done."""
 
 
 def diff_config(old: Config, new: Config) -> list[str]:
@@ -53,7 +54,7 @@ def _changes(path: str, old: Any, new: Any) -> list[str]:
     if isinstance(old, msgspec.Struct) and new is not None:
         names = [field.name for field in msgspec.structs.fields(type(old))]
         return [line for name in names for line in _changes(f"{path}.{name}", getattr(old, name), getattr(new, name))]
-    return [f"{path}: {_text(old)} → {_text(new)}"]
+    return [f"{path}: {_text(masked(path, old))} → {_text(masked(path, new))}"]
 
 
 def _holds_structs(value: Any) -> bool:
@@ -61,7 +62,7 @@ def _holds_structs(value: Any) -> bool:
 
 
 def _policy(policy: PolicyConfig) -> str:
-    options = "".join(f", {name}: {value}" for name, value in policy.options.items())
+    options = "".join(f", {name}: {masked(name, value)}" for name, value in policy.options.items())
     return f"{policy.name}{f' of {policy.path}' if policy.path else ''}{options}"
 
 

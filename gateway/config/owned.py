@@ -91,8 +91,7 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             Meta(
                 ge=1,
                 le=4096,
-                description="`OLLAMA_MAX_LOADED_MODELS`: models in its memory at most; left out: Ollama's own, three "
-                "per GPU.",
+                description="`OLLAMA_MAX_LOADED_MODELS`: models in its memory at most; left out: `ollama.max_loaded`.",
             ),
         ]
         | None
@@ -129,6 +128,18 @@ class OllamaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 ge=1,
                 le=4096,
                 description="`OLLAMA_NUM_PARALLEL`: requests at a time per model; left out: 1, 2 or 4, by GPU memory.",
+            ),
+        ]
+        | None
+    ) = None
+    max_loaded: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=4096,
+                description="`OLLAMA_MAX_LOADED_MODELS`: models in the memory of each at most; left out: Ollama's own, "
+                "three per GPU.",
             ),
         ]
         | None

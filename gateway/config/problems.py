@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import Path
 
 from yaml.nodes import Node
 
@@ -43,6 +44,23 @@ class Problem:
         return f"{where}{self.path}: {self.text}" if self.path else f"{where}{self.text}"
 
 
+class InvalidConfig(ConfigError):
+    """What is wrong with one file, place by place."""
+
+    def __init__(self, text: str, source: str, problems: Iterable[Problem]) -> None:
+        super().__init__(text)
+        self.source = source
+        self.problems = tuple(problems)
+        self.policy_path: Path | None = None
+        """The file of the policy that it names, where that much could be read."""
+
+
+def invalid(source: str, problem: Problem) -> InvalidConfig:
+    """The one thing wrong with ``source``; it may have a line and no column, or no place at all."""
+    where = ":".join(str(each) for each in (problem.line, problem.column) if each)
+    return InvalidConfig(f"{source}:{where and f'{where}:'} {problem.text}", source, [problem])
+
+
 @dataclass(slots=True)
 class Problems:
     """Everything found wrong with one file so far."""
@@ -55,12 +73,18 @@ class Problems:
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
         self.found.append(Problem(line, column, path, text))
 
-    def error(self) -> ConfigError:
+    def error(self) -> InvalidConfig:
         """All problems as one error: a line each, the first line complete in itself when there is only one."""
-        lines = [f"{self.source}:{p}" if p.line else f"{self.source}: {p}" for p in sorted(set(self.found))]
-        if len(lines) == 1:
-            return ConfigError(lines[0])
-        return ConfigError("\n  ".join([f"{self.source}: {len(lines)} problems", *lines]))
+        found = sorted(set(self.found))
+        lines = [f"{self.source}:{p}" if p.line else f"{self.source}: {p}" for p in found]
+        head = [f"{self.source}: {len(lines)} problems"] if len(lines) > 1 else []
+        return InvalidConfig("\n  ".join([*head, *lines]), self.source, found)
+
+
+def nearest_of(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` where one of these is spelled much like it, else just ``;``."""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ";"
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:

@@ -17,24 +17,13 @@ from corral.gateway.config.patterns import ENV_NAME_PATTERN, PATTERN_WORDS
 from corral.gateway.config.problems import Problems, unknown_key
 from corral.gateway.config.schema import Address, PolicyConfig, ReplicaUrl
 from corral.gateway.config.tree import entries, plain
+from corral.gateway.config.wording import hint, in_words, shown
 from corral.model import normalise_model
 from corral.policies.catalogue import Complaint
 
 PARSERS: Mapping[type, Callable[[str], Any]] = MappingProxyType({Address: parse_address, ReplicaUrl: parse_replica_url})
 MISSING = object()
 """Stands for a value that could not be read; its problem is already recorded."""
-
-_WORDS = {
-    "`int | object | null`": "a whole number, or one for each model",
-    "`int | null`": "a whole number",
-    "`int`": "a whole number",
-    "`float`": "a number",
-    "`str`": "text",
-    "`bool`": "true or false",
-    "`array`": "a list",
-    "`object`": "keys and values",
-    "`null`": "nothing",
-}
 
 
 class Reader:
@@ -49,11 +38,12 @@ class Reader:
         self.problems = problems
         self.base = base
         self._complaints = complaints
+        self.policy_path: Path | None = None
 
     def struct(self, node: Node, cls: type[msgspec.Struct], path: str) -> Any:
         """An instance of ``cls``, or MISSING."""
         if not isinstance(node, MappingNode):
-            return self._fail(node, path, f"expected keys and values (name: value), found {_shown(node)}")
+            return self._fail(node, path, f"expected keys and values (name: value), found {shown(node)}")
         known = {field.name: field for field in msgspec.structs.fields(cls)}
         values: dict[str, Any] = {}
         found = entries(node, path, self.problems)
@@ -75,8 +65,7 @@ class Reader:
         if base is GpusConfig:
             return self._gpus(node, path)
         if base is Path:
-            text = self._leaf(node, str, path)
-            return MISSING if text is MISSING else self.base / Path(text).expanduser()
+            return self._path(node, path)
         if get_origin(base) is dict:
             kind = get_args(base)[1]
             named = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
@@ -96,22 +85,23 @@ class Reader:
     def policy(self, node: Node, path: str) -> Any:
         """The policy's own options are checked by the policy."""
         if not isinstance(node, MappingNode):
-            meant = "round-robin" if _shown(node) == "nothing" else _shown(node)
-            found = ", found nothing" if _shown(node) == "nothing" else ""
+            meant = "round-robin" if shown(node) == "nothing" else shown(node)
+            found = ", found nothing" if shown(node) == "nothing" else ""
             return self._fail(node, path, f"expected keys and values, for instance {{name: {meant}}}{found}")
         before = len(self.problems.found)
         types = {field.name: field.type for field in msgspec.structs.fields(PolicyConfig)}
         found_keys = entries(node, path, self.problems)
         options = {name: value for name, (_, value) in found_keys.items()}
         name = self._leaf(options.pop("name"), types["name"], f"{path}.name") if "name" in options else None
-        file = self._leaf(options.pop("path"), str, f"{path}.path") if "path" in options else None
+        file = self._path(options.pop("path"), f"{path}.path") if "path" in options else None
         if file is not None and name is None:
             return self._fail(node, f"{path}.name", "is missing: which class of the file is the policy?")
         if MISSING in (name, file):
             return MISSING
+        self.policy_path = file
         policy = PolicyConfig(
             name=PolicyConfig().name if name is None else name,
-            path=None if file is None else self.base / Path(file).expanduser(),
+            path=file,
             options={key: plain(value, f"{path}.{key}", self.problems) for key, value in options.items()},
         )
         if self._complaints is not None and len(self.problems.found) == before:
@@ -119,12 +109,23 @@ class Reader:
                 self._complain(complaint, policy, _place(complaint.key, node), path)
         return policy
 
+    def _path(self, node: Node, path: str) -> Any:
+        text = self._leaf(node, str, path)
+        if text is MISSING:
+            return MISSING
+        if "\0" in text:
+            return self._fail(node, path, "a path has no zero byte in it")
+        try:
+            return self.base / Path(text).expanduser()
+        except RuntimeError:
+            return self._fail(node, path, f"{shown(node)}: there is no such home folder; write the whole path")
+
     def _gpus(self, node: Node, path: str) -> Any:
         """``auto``, ``none``, or a list of groups, each of them one GPU, a list of GPUs, or keys and values."""
         if isinstance(node, ScalarNode) and node.value in ("auto", "none"):
             return GpusConfig(auto=node.value == "auto")
         if not isinstance(node, SequenceNode):
-            return self._fail(node, path, f"expected auto, none or a list of GPUs, found {_shown(node)}")
+            return self._fail(node, path, f"expected auto, none or a list of GPUs, found {shown(node)}")
         groups = tuple(self._group(child, f"{path}[{index}]") for index, child in enumerate(node.value))
         return MISSING if MISSING in groups else GpusConfig(auto=False, groups=groups)
 
@@ -145,13 +146,13 @@ class Reader:
     def _gpu_name(self, node: Node, path: str) -> Any:
         if isinstance(node, ScalarNode) and (node.value.isdecimal() or node.value.startswith(("GPU-", "MIG-"))):
             return str(int(node.value)) if node.value.isdecimal() else node.value
-        return self._fail(node, path, f"expected a GPU's index or its UUID (GPU-… or MIG-…), found {_shown(node)}")
+        return self._fail(node, path, f"expected a GPU's index or its UUID (GPU-… or MIG-…), found {shown(node)}")
 
     def _env(self, node: Node, path: str) -> Any:
         """Names and values of environment variables; numbers and truth values are written out as text."""
         value = plain(node, path, self.problems)
         if not isinstance(value, dict):
-            return self._fail(node, path, f"expected names and values (NAME: value), found {_shown(node)}")
+            return self._fail(node, path, f"expected names and values (NAME: value), found {shown(node)}")
         env = {name: plain_env(content) for name, content in value.items()}
         for name, content in env.items():
             if not re.match(ENV_NAME_PATTERN, name):
@@ -164,7 +165,7 @@ class Reader:
     def _by_name(self, node: Node, wanted: type[msgspec.Struct], path: str) -> Any:
         """Names, and of each its own keys and values."""
         if not isinstance(node, MappingNode):
-            return self._fail(node, path, f"expected names, each with keys and values of its own, found {_shown(node)}")
+            return self._fail(node, path, f"expected names, each with keys and values of its own, found {shown(node)}")
         found = entries(node, path, self.problems)
         values = {name: self.struct(value, wanted, _join(path, name)) for name, (_, value) in found.items()}
         return MISSING if MISSING in values.values() else values
@@ -185,13 +186,13 @@ class Reader:
         key, value = nodes
         text = complaint.text
         if text.startswith("Expected "):
-            text = f"{_in_words(text, value)}{_hint(_option(policy.options, complaint.key), text, value)}"
+            text = f"{in_words(text, value)}{hint(_option(policy.options, complaint.key), text, value)}"
         where = f"{path}.{complaint.key}" if complaint.key else path
         self.problems.add(key if complaint.is_unknown else value, where, text)
 
     def _list(self, node: Node, wanted: Any, path: str) -> Any:
         if not isinstance(node, SequenceNode):
-            return self._fail(node, path, f"expected a list (lines that start with '- '), found {_shown(node)}")
+            return self._fail(node, path, f"expected a list (lines that start with '- '), found {shown(node)}")
         items = tuple(self.value(child, wanted, f"{path}[{index}]") for index, child in enumerate(node.value))
         return MISSING if MISSING in items else items
 
@@ -211,13 +212,15 @@ class Reader:
         value = plain(node, path, self.problems)
         if len(self.problems.found) > before:
             return MISSING
+        if value is False and isinstance(node, ScalarNode) and node.value.lower() in _choices(wanted):
+            value = node.value.lower()  # `off`, which YAML 1.1 reads as false
         try:
             return msgspec.convert(value, wanted)
         except msgspec.ValidationError as error:
             choices = _choices(wanted)
             if choices and isinstance(value, str):
-                return self._fail(node, path, f"expected one of {', '.join(choices)}, found {_shown(node)}")
-            return self._fail(node, path, f"{_in_words(str(error), node)}{_hint(value, str(error), node)}")
+                return self._fail(node, path, f"expected one of {', '.join(choices)}, found {shown(node)}")
+            return self._fail(node, path, f"{in_words(str(error), node)}{hint(value, str(error), node)}")
 
     def _fail(self, node: Node, path: str, text: str) -> Any:
         self.problems.add(node, path, text)
@@ -246,9 +249,13 @@ def _base(wanted: Any) -> Any:
         return _base(get_args(wanted)[0])
     if get_origin(wanted) in (Union, UnionType):
         bases = [_base(part) for part in get_args(wanted) if part is not type(None)]
-        if len(bases) == 1 and (bases[0] in (GpusConfig, Path) or get_origin(bases[0]) in (dict, tuple)):
+        if len(bases) == 1 and (_is_read_whole(bases[0]) or get_origin(bases[0]) in (dict, tuple)):
             return bases[0]
     return wanted
+
+
+def _is_read_whole(base: Any) -> bool:
+    return base in (GpusConfig, Path, *PARSERS) or (isinstance(base, type) and issubclass(base, msgspec.Struct))
 
 
 def _by_model(base: Any) -> Any:
@@ -267,30 +274,3 @@ def _choices(wanted: Any) -> list[str]:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _shown(node: Node) -> str:
-    if isinstance(node, ScalarNode):
-        return repr(node.value) if node.style in ("'", '"') else (node.value[:60] or "nothing")
-    return "a list" if isinstance(node, SequenceNode) else "keys and values"
-
-
-def _in_words(message: str, node: Node) -> str:
-    """msgspec's sentence without its type names, and with the value found."""
-    wanted = message.split(" - at ")[0].partition(", got ")[0].removeprefix("Expected ")
-    for name, words in _WORDS.items():
-        wanted = wanted.replace(name, words)
-    for pattern, words in PATTERN_WORDS.items():
-        if wanted.endswith(repr(pattern)):
-            wanted = words
-    return f"expected {wanted}, found {_shown(node)}"
-
-
-def _hint(value: object, message: str, node: Node) -> str:
-    if "`str`" in message and isinstance(value, bool | int | float) and isinstance(node, ScalarNode):
-        return f'; put it in quotes: "{node.value}"'
-    if value is None:
-        return "; give it a value or remove the key"
-    if isinstance(value, str) and ("`int" in message or "`float`" in message):
-        return "; write a plain number without unit or quotes (the key's name says the unit)"
-    return ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from corral.gateway.config.discovery import DiscoveryConfig
 from corral.gateway.config.owned import (
     GpusConfig,
     KeptOff,
@@ -20,30 +20,10 @@ from corral.gateway.config.owned import (
     WarmupConfig,
 )
 from corral.gateway.config.patterns import HOST_PATTERN, ID_PATTERN, ORIGIN_PATTERN
+from corral.gateway.config.places import Address as Address
+from corral.gateway.config.places import ReplicaUrl as ReplicaUrl
+from corral.gateway.config.telling import AccessLogConfig, LoadReport, TracingConfig
 from corral.model import Replica, normalise_model
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens; port 0 means a free port the kernel picks."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaUrl:
-    """Where a replica answers: always plain HTTP, a host and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"http://{Address(self.host, self.port)}"
-
 
 Host = Annotated[str, Meta(pattern=HOST_PATTERN)]
 Origin = Annotated[str, Meta(pattern=ORIGIN_PATTERN)]
@@ -98,6 +78,16 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pin: Pinned = ()
     keep_off: KeptOff = ()
     store: StoreName = "shared"
+    admin: (
+        Annotated[
+            ReplicaUrl,
+            Meta(
+                description="It is a Corral: where its admin port answers, `http://host:port`, which tells the load of "
+                "each replica below it; left out: an Ollama."
+            ),
+        ]
+        | None
+    ) = None
 
     def to_replica(self, gpu_uuids: tuple[str, ...] = ()) -> Replica:
         """``gpu_uuids``: what :attr:`gpus` stands for on this machine."""
@@ -113,6 +103,7 @@ class ReplicaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             pinned=frozenset(map(normalise_model, self.pin)),
             kept_off=frozenset(map(normalise_model, self.keep_off)),
             store=self.store,
+            admin=None if self.admin is None else (self.admin.host, self.admin.port),
         )
 
 
@@ -255,6 +246,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[ReplicaConfig, ...],
         Meta(description="Ollamas that somebody else runs; left out: Corral runs its own, see `gpus`."),
     ] = ()
+    discovery: (
+        Annotated[
+            DiscoveryConfig,
+            Meta(description="Where replicas are found that come and go, beside those that are listed."),
+        ]
+        | None
+    ) = None
     stores: Annotated[
         dict[str, StoreConfig],
         Meta(description="Model stores of these Ollamas by name (`replicas[].store`), where there is more to say."),
@@ -311,10 +309,20 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[Host, ...],
         Meta(description="`Host` names allowed beside loopback and private addresses; no port."),
     ] = ()
+    access_log: AccessLogConfig = AccessLogConfig()
+    tracing: TracingConfig = TracingConfig()
+    load_report: LoadReport = "off"
+    measure_links: Annotated[
+        bool,
+        Meta(
+            description="How long a small copy from one NVIDIA GPU to another takes is measured once, at the start; "
+            "that takes a few hundred MB of each GPU's memory for a moment."
+        ),
+    ] = False
 
     @property
     def owns_replicas(self) -> bool:
         """Whether Corral is to run Ollamas of its own."""
         if self.gpus is None:
-            return not self.replicas
+            return not self.replicas and self.discovery is None
         return self.gpus.auto or bool(self.gpus.groups)

@@ -9,8 +9,7 @@ from typing import Any, Final
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from corral.errors import ConfigError
-from corral.gateway.config.problems import Problems
+from corral.gateway.config.problems import InvalidConfig, Problem, Problems, invalid
 
 MAX_NODES = 100_000
 """Aliases may multiply a file; a real configuration stays far below this."""
@@ -26,51 +25,54 @@ _SURPRISING = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)
 def compose(text: str, source: str) -> Node:
     """The document's root node.
 
-    Raises :class:`ConfigError` with line and column when the text is not one finite YAML document.
+    Raises :class:`InvalidConfig` with line and column when the text is not one finite YAML document.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None:
             _expanded_size(root, {}, source)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_syntax_error(error, text, source)) from error
+        raise _syntax_error(error, text, source) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
-        raise ConfigError(f"{source}:{line}: not text: character {error.character!r} may not stand in YAML") from error
+        said = f"not text: character {error.character!r} may not stand in YAML"
+        raise invalid(source, Problem(line, 0, "", said)) from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply to be a configuration") from error
+        raise invalid(source, Problem(0, 0, "", "nested too deeply to be a configuration")) from error
     if root is None:
-        raise ConfigError(f"{source}: is empty; the least it needs is `gpus: auto`, or one replica:\n{LEAST}")
+        said = f"is empty; the least it needs is `gpus: auto`, or one replica:\n{LEAST}"
+        raise invalid(source, Problem(0, 0, "", said))
     return root
 
 
 LEAST = '  replicas:\n    - {id: a, url: "http://127.0.0.1:21001"}'
 
 
-def _syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> str:
+def _syntax_error(error: yaml.MarkedYAMLError, text: str, source: str) -> InvalidConfig:
     mark = error.problem_mark or error.context_mark
-    where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+    place = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
-        return f"{where}: not valid YAML: indented with a tab; use spaces"
+        return invalid(source, Problem(*place, "", "not valid YAML: indented with a tab; use spaces"))
     said = [error.context, error.problem] if isinstance(error, yaml.composer.ComposerError) else [error.problem]
-    return f"{where}: not valid YAML: {', '.join(filter(None, said))}"
+    return invalid(source, Problem(*place, "", f"not valid YAML: {', '.join(filter(None, said))}"))
 
 
 def _expanded_size(node: Node, sizes: dict[int, int], source: str) -> int:
     """How many nodes there are once every alias is written out."""
     known = sizes.get(id(node))
     if known == 0:
-        raise ConfigError(f"{source}:{node.start_mark.line + 1}: an anchor that contains itself")
+        raise invalid(source, Problem(node.start_mark.line + 1, 0, "", "an anchor that contains itself"))
     if known is not None:
         return known
     if not isinstance(node, ScalarNode) and node.tag != _PLAIN_TAGS[type(node)]:
-        where = f"{source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
-        raise ConfigError(f"{where}: the tag {node.tag.replace(_TAG, '!!')} has no meaning here; remove it")
+        said = f"the tag {node.tag.replace(_TAG, '!!')} has no meaning here; remove it"
+        raise invalid(source, Problem(node.start_mark.line + 1, node.start_mark.column + 1, "", said))
     sizes[id(node)] = 0  # being counted: to meet it again below itself is a cycle
     size = 1 + sum(_expanded_size(child, sizes, source) for child in _children(node))
     if size > MAX_NODES:
-        raise ConfigError(f"{source}: more than {MAX_NODES} values once its anchors are written out")
+        said = f"more than {MAX_NODES} values once its anchors are written out"
+        raise invalid(source, Problem(0, 0, "", said))
     sizes[id(node)] = size
     return size
 

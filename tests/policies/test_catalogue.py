@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -147,6 +148,12 @@ def test_a_file_that_cannot_be_run_is_refused_with_its_line(case: str, tmp_path:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     message = refused("Mine", tmp_path / "none.py")
     assert message == f"policy.path: cannot read {tmp_path}/none.py: No such file or directory"
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    for path in (tmp_path / "pipe.py", Path("/dev/zero")):
+        assert refused("Mine", path) == f"policy.path: cannot read {path}: it is no file"
 
 
 def test_a_missing_class_is_refused_with_the_nearest_of_the_file(tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ def test_gpus_and_environments_are_said_without_a_value_that_may_be_secret() -> 
     ]
 
 
+def test_a_policys_option_that_may_be_secret_is_said_without_its_value() -> None:
+    one, other = (parse_config(f"{OLD}policy: {{name: p, api_key: {key}, depth: 2}}\n", "x") for key in ("a1", "b2"))
+    assert diff_config(one, other) == ["policy: p, api_key: ***, depth: 2 → p, api_key: ***, depth: 2"]
+
+
 def test_a_context_length_for_each_model_is_said_with_its_values() -> None:
     one = parse_config(OLD + "placement: {canonicalise: {num_ctx: 4096}}\n", "x")
     named = parse_config(OLD + "placement: {enabled: false, canonicalise: {num_ctx: {m: 4096, b:1: 8}}}\n", "x")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,7 +109,7 @@ def test_anchors_and_merge_keys_work() -> None:
         ("backends: []\n", ["did you mean 'replicas'?"]),
         (LEAST + "queue: {max_request: 3}\n", ["corral.yaml:3:9: queue.max_request: unknown key", "'max_requests'"]),
         ('replicas:\n - {id: a, host: "http://a:1"}\n', ["replicas[0].host: unknown key; did you mean 'url'?"]),
-        (LEAST + "qzx: 1\n", ["corral.yaml:3:1: qzx: unknown key; known keys here: replicas, stores, gpus"]),
+        (LEAST + "qzx: 1\n", ["corral.yaml:3:1: qzx: unknown key; known keys here: replicas, "]),
         (LEAST + "replicas: []\n", ["corral.yaml:3:1: replicas: given twice; the first is in line 1"]),
         (LEAST + "queue: {max_wait_s: 1,\n max_wait_s: 2}\n", ["corral.yaml:4:2: queue.max_wait_s: given twice"]),
         ("replicas: []\n", ["corral.yaml:1:11: replicas: is empty", "http://127.0.0.1:21001"]),
@@ -276,6 +278,7 @@ def test_aliases_that_multiply_are_refused_before_they_fill_memory() -> None:
         (lambda path: path.write_bytes(b"\x7fELF\0\0"), "is a binary file, not YAML text"),
         (lambda path: path.write_bytes(b"a: 1\nb: \xff\n"), "corral.yaml:2: is not UTF-8 (byte 0xff)"),
         (lambda path: path.write_bytes(b"# " + b"x" * (1 << 20)), "is larger than 1048576 bytes"),
+        (lambda path: path.symlink_to("/dev/zero"), "is larger than 1048576 bytes"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, make: Callable[[Path], object], wanted: str) -> None:
@@ -285,6 +288,38 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, make: Callable
         load_config(path)
     assert str(path) in str(caught.value)
     assert wanted in str(caught.value)
+
+
+def test_a_pipe_is_read_to_its_end_and_not_waited_for_when_nobody_writes_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.gateway.config.load.PIPE_S", 0.2)
+    path = tmp_path / "corral.yaml"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="cannot be read: a pipe that did not end within"):
+        load_config(path)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_NONBLOCK), "wb") as writer:
+        writer.write(LEAST.encode())
+        writer.flush()
+        with pytest.raises(ConfigError, match="a pipe that did not end within"):
+            load_config(path)
+    monkeypatch.setattr("corral.gateway.config.load.PIPE_S", 10.0)
+    writing = threading.Thread(target=path.write_text, args=[LEAST])
+    writing.start()
+    assert load_config(path).replicas[0].id == "a"
+    writing.join()
+
+
+@pytest.mark.parametrize("key", ["state_dir: {}", "access_log: {{path: {}}}", "policy: {{name: Mine, path: {}}}"])
+def test_a_path_that_can_be_none_is_named_with_its_place(key: str) -> None:
+    assert "corral.yaml:3:" in (said := refused(LEAST + key.format("~nobody-of-this-name/x")))
+    assert "there is no such home folder; write the whole path" in said
+    assert "a path has no zero byte in it" in refused(LEAST + key.format('"/a\\0b"'))
+
+
+def test_a_mistake_is_told_without_the_password_in_it() -> None:
+    said = refused(LEAST + "tracing: {endpoint: 'http://me:hush@collector:4318'}\n")
+    assert "found 'http://***@collector:4318'" in said
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
@@ -446,6 +481,10 @@ def test_corral_runs_ollamas_of_its_own_unless_replicas_are_listed(text: str, ow
         ("gpus: [0, {gpus: [1], env: {OLLAMA_HOST: x}}]\n", "corral.yaml:1:11: gpus[1].env.OLLAMA_HOST: Corral gives"),
         ("gpus: [{gpus: [0], pin: [a], keep_off: [a]}]\n", "corral.yaml:1:25: gpus[0].pin: a is also in keep_off"),
         ("gpus: [{gpus: [0], models: [a], pin: [b]}]\n", "gpus[0].pin: b is not one of its models"),
+        (
+            "gpus: [{gpus: [0], pin: [a, b]}]\nollama: {max_loaded: 1}\n",
+            "gpus[0].max_loaded: 1 is too little for the 2",
+        ),
         ("gpus: [{gpus: [0], split: diagonal}]\n", "gpus[0].split: expected one of layer, row, tensor, found diagonal"),
         ("ollama: {env: {a-b: 1}}\n", "ollama.env.a-b: expected the name of an environment variable, found 'a-b'"),
         ("ollama: {env: {A: [1]}}\n", "ollama.env.A: expected text or a number"),
