@@ -164,12 +164,12 @@ class OllamaProbe:
         answer = _parsed(body, shape)
         return answer if isinstance(answer, Miss) else (answer, body)
 
-    async def _get(self, path: str, deadline_s: float) -> bytes | Miss:
+    async def _get(self, path: str, deadline_s: float, base: URL | None = None) -> bytes | Miss:
         """The body of a 200 answer. The one seam where the client library's exceptions end."""
         try:
             async with (
                 asyncio.timeout(deadline_s),
-                self._session.get(self._base.with_path(path), allow_redirects=False) as response,
+                self._session.get((base or self._base).join(URL(path)), allow_redirects=False) as response,
             ):
                 if response.status != 200:
                     return Miss.ABSENT if response.status in (404, 405) else Miss.NONSENSE
