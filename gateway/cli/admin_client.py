@@ -10,12 +10,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from corral.errors import OperatorError
+from corral.gateway.cli.events import Events
 
 TIMEOUT_S = 3.0
+SILENT_S = 10.0
+"""``/live`` says something twice a second; one that is silent for so long has hung."""
 
 
 class Refused(OperatorError):
-    """The gateway is there, and would not or could not do it."""
+    """The gateway is there, and would not or could not do it; ``page`` is what it answered."""
+
+    def __init__(self, text: str, page: dict[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.page = page or {}
 
 
 def ask(
@@ -45,6 +52,25 @@ def lines(admin: str, method: str, path: str, body: object = None) -> Iterator[d
         raise _absent(admin, error) from error
 
 
+def events(admin: str, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The server-sent events of ``/live``, as they come. Raises as :func:`ask`, and where the stream breaks off."""
+    try:
+        with closing(_connected(admin, SILENT_S)) as connection:
+            answer = _answer(connection, "GET", path, None)
+            if answer.status != 200 or answer.headers.get_content_type() != "text/event-stream":
+                _object(admin, path, answer.status, answer.read())
+                raise OperatorError(f"{admin}{path} answered otherwise than expected: is it another version of Corral?")
+            yield from _events(admin, answer)
+    except (OSError, http.client.HTTPException) as error:
+        raise _absent(admin, error) from error
+
+
+def base_url(admin: str) -> str:
+    """The address of the admin port, as a client of another kind wants it."""
+    host, port = _place(admin)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _connected(admin: str, timeout_s: float | None) -> http.client.HTTPConnection:
     host, port = _place(admin)
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S if timeout_s is None else timeout_s)
@@ -70,6 +96,16 @@ def _objects(admin: str, answer: http.client.HTTPResponse) -> Iterator[dict[str,
         raise OperatorError(f"the gateway on {admin} broke off its answer ({_why(error)})") from error
 
 
+def _events(admin: str, answer: http.client.HTTPResponse) -> Iterator[tuple[str, dict[str, Any]]]:
+    parser = Events()
+    try:
+        while piece := answer.read1(1 << 16):
+            yield from parser.feed(piece)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise OperatorError(f"the gateway on {admin} broke off ({_why(error)})") from error
+    raise OperatorError(f"the gateway on {admin} ended")
+
+
 def _loads(text: bytes) -> object:
     try:
         return json.loads(text)
@@ -86,6 +122,8 @@ def _absent(admin: str, error: Exception) -> OperatorError:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, http.client.IncompleteRead):
+        return "in the middle of its answer"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -97,7 +135,7 @@ def _object(admin: str, path: str, status: int, body: bytes) -> dict[str, Any]:
             "  its address is admin_listen in the configuration: --admin URL or CORRAL_ADMIN"
         )
     if status >= 300:
-        raise Refused(str(page.get("error", f"{admin}{path} answered {status}")))
+        raise Refused(str(page.get("error", f"{admin}{path} answered {status}")), page)
     return page
 
 

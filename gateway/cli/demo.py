@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,14 +15,16 @@ from typing import Final
 
 import click
 
+from corral.gateway.cli.card import Ready
+from corral.gateway.cli.demo_load import DemoLoad
 from corral.gateway.cli.emulated_gpus import EmulatedGpus, emulated_gpus
 from corral.gateway.cli.emulators import EmulatedReplica, Emulators
-from corral.gateway.cli.messages import DEMO_IS_EMULATED, GPUS_NOT_SHOWN, copy_and_try
+from corral.gateway.cli.messages import DEMO_IS_EMULATED, GPUS_NOT_SHOWN, client_url, copy_and_try
 from corral.gateway.cli.options import debug_option
-from corral.gateway.cli.ports import next_free
+from corral.gateway.cli.ports import given_address, next_free
 from corral.gateway.cli.serving import LOG_LEVELS, serve_config
 from corral.gateway.config import Address, Config, ProbesConfig, ReplicaConfig, ReplicaUrl
-from corral.gateway.config.addresses import parse_address
+from corral.gateway.config.sources import Sources
 
 MODELS: Final = ("llama3.1:8b", "qwen2.5:7b", "all-minilm")
 GPUS: Final = (("RTX 3060 12GB", 2, 1.0), ("RTX 4090 24GB", 4, 2.8), ("RTX 5090 32GB", 8, 5.0))
@@ -34,13 +37,23 @@ def _a_number(ctx: click.Context, param: click.Parameter, value: float) -> float
     return value
 
 
+def _a_rate(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    return None if value is None else _a_number(ctx, param, value)
+
+
 @click.command()
 @click.option(
     "--listen",
     metavar="HOST:PORT",
+    envvar="CORRAL_LISTEN",
     help="Where clients connect.  [default: 127.0.0.1:11434, or the next free port]",
 )
-@click.option("--admin-listen", metavar="HOST:PORT", help="The admin port.  [default: 127.0.0.1:11435, or the next]")
+@click.option(
+    "--admin-listen",
+    metavar="HOST:PORT",
+    envvar="CORRAL_ADMIN_LISTEN",
+    help="The admin port.  [default: 127.0.0.1:11435, or the next]",
+)
 @click.option(
     "--speed",
     type=click.FloatRange(0.01, 1000),
@@ -52,9 +65,21 @@ def _a_number(ctx: click.Context, param: click.Parameter, value: float) -> float
 @click.option(
     "--replicas", "count", type=click.IntRange(1, 16), default=3, show_default=True, help="How many emulated replicas."
 )
+@click.option(
+    "--load",
+    "rate",
+    metavar="[RATE]",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(0.01, 1000),
+    callback=_a_rate,
+    help="Made-up clients, too, that ask RATE times a second (2, if left out): so something moves.",
+)
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
 @debug_option
-def demo(listen: str | None, admin_listen: str | None, speed: float, count: int, log_level: str) -> int:
+def demo(
+    listen: str | None, admin_listen: str | None, speed: float, count: int, rate: float | None, log_level: str
+) -> int:
     """Try Corral without a GPU: a gateway in front of emulated replicas.
 
     The replicas are emulated: no GPU is used, no model is loaded, the answers are invented text. Everything else is
@@ -63,15 +88,16 @@ def demo(listen: str | None, admin_listen: str | None, speed: float, count: int,
     \b
     Examples:
       corral demo
-      corral demo --speed 5
+      corral demo --load
+      corral demo --speed 5 --load 20
       corral demo --listen 127.0.0.1:8080
     """
-    asked = (_given(listen, "--listen"), _given(admin_listen, "--admin-listen"))
+    asked = (given_address(listen, "--listen"), given_address(admin_listen, "--admin-listen"))
     emulated = emulated_replicas(count)
     click.echo(DEMO_IS_EMULATED.format(count=count) + "\n")
     with emulated_gpus([replica.gpu for replica in emulated]) as gpus:
         emulated = [replace(replica, gpu_file=file) for replica, file in zip(emulated, gpus.files, strict=True)]
-        return _serve(emulated, gpus, speed, asked, log_level)
+        return _serve(emulated, gpus, speed, asked, rate, log_level)
 
 
 def _serve(
@@ -79,9 +105,15 @@ def _serve(
     gpus: EmulatedGpus,
     speed: float,
     asked: tuple[Address | None, Address | None],
+    rate: float | None,
     log_level: str,
 ) -> int:
-    with Emulators(emulated, MODELS, speed) as emulators:
+    def after_card(ready: Ready) -> str:
+        if rate is not None:
+            load.start(client_url(ready.url))
+        return copy_and_try(ready.url, ready.admin_url, MODELS[0], _python(), _corral())
+
+    with Emulators(emulated, MODELS, speed) as emulators, DemoLoad(rate or 0.0, MODELS) as load:
         urls = emulators.urls()
         unseen = gpus.ready()
         if unseen is not None:
@@ -89,10 +121,9 @@ def _serve(
         client, admin = choose_addresses(*asked)  # as late as can be: a port that is free now may soon be taken
         config = demo_config(client, admin, emulated, urls, gpus_shown=unseen is None)
         return serve_config(
-            None,
-            config,
+            Sources(None, os.environ, base=config, command="corral demo"),
             log_level=log_level,
-            after_card=lambda ready: copy_and_try(ready.url, ready.admin_url, MODELS[0], _python(), _corral()),
+            after_card=after_card,
         )
 
 
@@ -130,13 +161,6 @@ def choose_addresses(listen: Address | None, admin_listen: Address | None) -> tu
     """The addresses asked for; where none was asked for, Ollama's own or the next free ones, said aloud."""
     client = listen or next_free(11434, set(), "the demo")
     return client, admin_listen or next_free(11435, {client.port}, "its admin port")
-
-
-def _given(text: str | None, option: str) -> Address | None:
-    try:
-        return None if text is None else parse_address(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=option) from None
 
 
 def _python() -> str:

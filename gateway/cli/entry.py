@@ -10,14 +10,16 @@ from collections.abc import Sequence
 import click
 
 from corral.errors import OperatorError
+from corral.gateway.cli.exits import EXIT_BUG, EXIT_INTERRUPTED
 from corral.gateway.cli.options import Session
 from corral.gateway.cli.table import corral
 
-EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
-
 
 def main() -> None:
+    if "_CORRAL_COMPLETE" in os.environ:  # a shell asks, not a person
+        from corral.gateway.cli.completion import answer_shell
+
+        sys.exit(answer_shell())
     sys.exit(run(sys.argv[1:]))
 
 

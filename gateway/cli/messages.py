@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Final
 
-from corral.model import Replica
-
-
-class Ready(Protocol):
-    """What is known once the gateway accepts requests."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def admin_url(self) -> str: ...
-    @property
-    def replicas(self) -> Sequence[Replica]: ...
+EXAMPLE_MODEL: Final = "llama3.1:8b"
+_NO_TALKERS: Final = ("embed", "minilm", "bge", "rerank")
+"""In names of models that answer no question."""
 
 
-def start_card(ready: Ready, version: str, seconds: float | None) -> str:
-    """A few lines: where clients connect, where operators look, what stands behind. ``seconds`` since the start."""
-    client = client_url(ready.url)
-    lines = [
-        f"Corral {version} is ready{'' if seconds is None else f' after {seconds:.1f} s'}",
-        f"  clients   {ready.url}",
-        f"  admin     {ready.admin_url}  (/snapshot /metrics /healthz /readyz)",
-        *_replica_lines(ready.replicas),
-        f"next: OLLAMA_HOST={client.removeprefix('http://')} ollama run llama3.1:8b",
-        f"      corral status{_admin_flag(ready.admin_url)}",
-    ]
-    return "\n".join(lines)
+def talks(model: str) -> bool:
+    """Whether it may be asked something, as far as its name tells."""
+    return not any(word in model for word in _NO_TALKERS)
 
 
 def client_url(url: str) -> str:
@@ -38,21 +20,10 @@ def client_url(url: str) -> str:
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
-def _admin_flag(admin_url: str) -> str:
+def admin_flag(admin_url: str) -> str:
+    """What a command needs to find this gateway."""
     admin = client_url(admin_url)
     return "" if admin == "http://127.0.0.1:11435" else f" --admin {admin}"
-
-
-def _replica_lines(replicas: Sequence[Replica]) -> list[str]:
-    width = max((len(replica.id) for replica in replicas), default=0)
-    lines = []
-    for index, replica in enumerate(replicas):
-        host = f"[{replica.host}]" if ":" in replica.host else replica.host
-        slots = "not known yet" if replica.slots is None else str(replica.slots)
-        url = f"http://{host}:{replica.port}"
-        head = "replicas" if index == 0 else ""
-        lines.append(f"  {head:<8}  {replica.id:<{width}}  {url}  weight {replica.weight:g}  slots {slots}")
-    return lines
 
 
 def visible(text: str) -> str:
@@ -60,10 +31,28 @@ def visible(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def draining(running: int, drain_s: float) -> str:
-    """Said at the first Ctrl-C (or SIGTERM) while requests run."""
-    streams = "1 running request" if running == 1 else f"{running} running requests"
-    return f"stopping: waiting for {streams}, up to {drain_s:g} s; again (Ctrl-C) stops now"
+def draining(running: int, left_s: float, at: Mapping[str, int]) -> str:
+    """Said at the first Ctrl-C (or SIGTERM) while requests run, ``at`` so many at each replica."""
+    where = f" ({_places(at)})" if at else ""
+    return f"stopping: waiting for {_requests(running)}, up to {_seconds(left_s)}; again (Ctrl-C) stops now{where}"
+
+
+def still_draining(running: int, left_s: float, at: Mapping[str, int]) -> str:
+    """Said later on."""
+    where = f" ({_places(at)})" if at else ""
+    return f"still waiting for {_requests(running)}, up to {_seconds(left_s)} more{where}"
+
+
+def _requests(count: int) -> str:
+    return "1 running request" if count == 1 else f"{count} running requests"
+
+
+def _seconds(value: float) -> str:
+    return f"{round(value, 1):g} s" if value < 10 else f"{value:.0f} s"
+
+
+def _places(at: Mapping[str, int]) -> str:
+    return ", ".join(f"{replica}: {count}" for replica, count in at.items())
 
 
 DEMO_IS_EMULATED = """\
@@ -80,7 +69,7 @@ def port_moved(what: str, taken: int, free: int) -> str:
 
 def copy_and_try(url: str, admin_url: str, model: str, python: str, corral: str) -> str:
     """Three commands to copy: native, OpenAI, and a Python client run by ``python``; and the one that shows it."""
-    flag = _admin_flag(admin_url)
+    flag, admin_page = admin_flag(admin_url), f"{client_url(admin_url)}/"
     url = client_url(url)
     question = '{"role":"user","content":"Why is the sky blue?"}'
     asked = question.replace('"', "'")
@@ -94,6 +83,7 @@ Copy one of these into another terminal:
 
   {python} -c "import ollama; print(ollama.Client('{url}').chat('{model}', [{asked}]).message.content)"
 
-`{corral} status{flag}` shows the replicas, their GPUs and what they do.
+`{corral} status{flag}` shows the replicas, their GPUs and what they do; {admin_page} shows it live.
+`{corral} explain{flag}` says why the last requests went where they went.
 
 Ctrl-C ends the demo and its emulated replicas."""

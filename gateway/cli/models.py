@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +13,14 @@ import click
 from corral.errors import OperatorError
 from corral.gateway.cli import models_view
 from corral.gateway.cli.admin_client import Refused, ask, lines
+from corral.gateway.cli.completion import complete_model
 from corral.gateway.cli.messages import visible
-from corral.gateway.cli.options import DEFAULT_ADMIN, admin_option, debug_option, json_option
+from corral.gateway.cli.models_memory import load, unload
+from corral.gateway.cli.options import admin_option, debug_option, json_option
 from corral.gateway.cli.pulling import display_for, follow
 
 _LIST_S = 10.0
 """A replica that has to be asked first may take a moment."""
-_COMPLETION_S = 1.0
 _LEAST_AGE_S = 60
 _AGE = re.compile(r"([0-9]{1,9})(s|m|min|h|d)?\Z")
 _AGE_UNITS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -50,6 +50,7 @@ def models() -> None:
       corral models place                where it is
       corral models pull llama3.2:1b
       corral models rm llama3.2:1b
+      corral models unload llama3.2:1b   out of memory
       corral models gc                   what no model needs any more
     """
 
@@ -91,33 +92,8 @@ def place(admin: str, as_json: bool) -> int:
     return 0
 
 
-def _complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Names of models that the gateway has."""
-    head = ""
-    if os.environ.get("_CORRAL_COMPLETE") == "bash_complete":
-        given = ctx.params.get(param.name or "") or ()
-        head, incomplete = _rejoined(list(given) if isinstance(given, tuple) else [given], incomplete)
-    try:
-        page = ask(ctx.params.get("admin") or DEFAULT_ADMIN, "GET", "/models", timeout_s=_COMPLETION_S)
-    except OperatorError:
-        return []
-    names = [visible(model["name"]) for model in page["models"] if model["digest"] is not None]
-    return [name.removeprefix(head) for name in names if name.startswith(head + incomplete)]
-
-
-def _rejoined(words: list[str], incomplete: str) -> tuple[str, str]:
-    """bash takes a name apart at its colons, and wants what belongs behind the last one."""
-    head = ""
-    if incomplete == ":":
-        words, incomplete = [*words, ":"], ""
-    while words[-1:] == [":"]:
-        words.pop()
-        head = f"{words.pop() if words else ''}:{head}"
-    return head, incomplete
-
-
 @models.command(short_help="Pull a model into every store.")
-@click.argument("name", metavar="NAME", shell_complete=_complete_model)
+@click.argument("name", metavar="NAME", shell_complete=complete_model)
 @click.option("--insecure", is_flag=True, help="Allow a registry without TLS.")
 @click.option("--detach", is_flag=True, help="Do not wait for it: the gateway goes on.")
 @admin_option
@@ -165,7 +141,7 @@ class _Raw:
 
 
 @models.command(short_help="Remove models from every store.")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_complete_model)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_model)
 @admin_option
 @json_option
 @debug_option
@@ -260,3 +236,7 @@ def _say_waiting(step: dict[str, Any]) -> None:
 def _has_failed(reports: Sequence[dict[str, Any]]) -> bool:
     seen = [report for report in reports if report["folder"] is not None]
     return bool(reports and not seen) or any(report["failed"] or report["problem"] for report in seen)
+
+
+models.add_command(load)
+models.add_command(unload)

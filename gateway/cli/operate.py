@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +12,7 @@ from urllib.parse import quote
 import click
 
 from corral.gateway.cli.admin_client import ask
+from corral.gateway.cli.completion import complete_replica
 from corral.gateway.cli.messages import visible
 from corral.gateway.cli.options import admin_option, debug_option, json_option
 
@@ -23,25 +26,53 @@ _SHOWN = "`corral status` shows it"
 def _replica_command(function: Callable[..., int]) -> click.Command:
     """A command that concerns one replica of a running gateway."""
     options = admin_option(json_option(debug_option(function)))
-    return click.command()(click.argument("replica_id", metavar="ID")(options))
+    return click.command()(click.argument("replica_id", metavar="ID", shell_complete=complete_replica)(options))
 
 
 @click.command()
+@click.option(
+    "--watch",
+    "every_s",
+    metavar="[SECONDS]",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(0.2, 3600),
+    help="Show it again and again, every 2 seconds or every SECONDS, until Ctrl-C; with --json a line each.",
+)
 @admin_option
 @json_option
 @debug_option
-def status(admin: str, as_json: bool) -> int:
+def status(every_s: float | None, admin: str, as_json: bool) -> int:
     """Show the replicas and the queue of a running gateway.
 
     \b
     Examples:
       corral status
+      corral status --watch
       corral status --admin http://gpu-box:11435
       corral status --json | jq .requests.queued
     """
+    if every_s is not None:
+        return _watch(every_s, admin, as_json)
     page = ask(admin, "GET", "/snapshot")
     click.echo(json.dumps(page, indent=2) if as_json else render(page))
     return 0
+
+
+def _watch(every_s: float, admin: str, as_json: bool) -> int:
+    """Until Ctrl-C, or until the gateway is gone. A terminal shows one page, a pipe all of them."""
+    try:
+        while True:
+            page = ask(admin, "GET", "/snapshot")
+            if as_json:
+                click.echo(json.dumps(page))
+            else:
+                click.clear()  # does nothing in a pipe
+                click.echo(f"{render(page)}\n")
+            sys.stdout.flush()
+            time.sleep(every_s)
+    except KeyboardInterrupt:
+        return 0
 
 
 @_replica_command
@@ -67,7 +98,7 @@ def resume(replica_id: str, admin: str, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("replica_id", metavar="ID", required=False)
+@click.argument("replica_id", metavar="ID", required=False, shell_complete=complete_replica)
 @click.option("--all", "everyone", is_flag=True, help="All that Corral runs, one after the other.")
 @admin_option
 @json_option
@@ -138,7 +169,11 @@ def render(page: dict[str, Any]) -> str:
         "",
     ]
     head = ("REPLICA", "STATE", "IN FLIGHT", "SLOTS", "WEIGHT", "OLLAMA", "LOADED", "WHY")
-    lines += _table([head, *(_row(replica) for replica in page["replicas"])])
+    rows = [head, *(_row(replica) for replica in page["replicas"])]
+    if any(replica.get("found_by") for replica in page["replicas"]):
+        origins = ["FROM", *(_origin(replica) for replica in page["replicas"])]
+        rows = [(*row[:-1], origin, row[-1]) for row, origin in zip(rows, origins, strict=True)]
+    lines += _table(rows)
     if page["gpus"]:
         used_by = {uuid: replica["id"] for replica in page["replicas"] for uuid in replica["gpus"]}
         lines += ["", *_table([_GPU_HEAD, *(_gpu_row(gpu, used_by) for gpu in page["gpus"])])]
@@ -199,6 +234,11 @@ def _row(replica: dict[str, Any]) -> tuple[str, ...]:
         "?" if loaded is None else (" ".join(loaded) or "-"),
         replica["held"] or replica["changing"] or replica["reason"],
     )
+
+
+def _origin(replica: dict[str, Any]) -> str:
+    """What made it a replica."""
+    return replica["found_by"] or ("Corral" if replica["process"] else "configuration")
 
 
 def _or_unknown(value: object) -> str:

@@ -14,8 +14,8 @@ import msgspec
 from corral.errors import OperatorError
 from corral.gateway.cli.messages import client_url
 from corral.gateway.cli.options import config_option, debug_option, json_option
-from corral.gateway.config import Config, load_config, naming
-from corral.gateway.config.environment import with_environment
+from corral.gateway.config import Config, naming
+from corral.gateway.config.sources import Sources
 from corral.gateway.layout.plan import Facts
 from corral.model import GpuSample
 from corral.probes.gpu import NVML_LIBRARY
@@ -49,8 +49,8 @@ def plan(config_path: Path | None, facts_path: Path | None, as_json: bool) -> in
     from corral.gateway.layout.choose import make_plan
     from corral.gateway.layout.render import plan_json, plan_text
 
-    config = with_environment(Config() if config_path is None else load_config(config_path), os.environ)
-    facts = _facts_here(config) if facts_path is None else read_facts(facts_path)
+    config = Sources(config_path, os.environ).settle().config
+    facts = facts_here(config) if facts_path is None else read_facts(facts_path)
     with naming(config_path):
         made = make_plan(config, facts)
     if facts_path is None:
@@ -71,7 +71,8 @@ def _advice_of_running(config: Config, known: Sequence[str]) -> list[str]:
     return [f"{text} (seen by the gateway that runs)" for text in advice or () if text not in known]
 
 
-def _facts_here(config: Config) -> Facts:
+def facts_here(config: Config) -> Facts:
+    """What a layout depends on, of this machine. It may take seconds."""
     from corral.gateway.doctor.drivers import look
     from corral.gateway.doctor.running import gpu_users, own_pids
     from corral.gateway.layout.facts import gather

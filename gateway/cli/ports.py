@@ -9,6 +9,7 @@ import click
 
 from corral.gateway.cli.messages import port_moved
 from corral.gateway.config import Address
+from corral.gateway.config.addresses import parse_address
 
 TRIES: Final = 100
 
@@ -33,3 +34,11 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def given_address(text: str | None, option: str) -> Address | None:
+    """The address that an option gives; raises click's error where it is none."""
+    try:
+        return None if text is None else parse_address(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None

@@ -16,10 +16,17 @@ from corral.gateway.cli.ports import next_free
 from corral.gateway.cli.serve import serve
 from corral.gateway.cli.serving import serve_config
 from corral.gateway.config import Config, ReplicaConfig, ReplicaUrl
+from corral.gateway.config.sources import Sources
 
 OLLAMA = ReplicaUrl("127.0.0.1", 11434)
-FRONT_PORT, ADMIN_PORT = 11430, 11435
+PORT, FRONT_PORT, ADMIN_PORT = 11434, 11430, 11435
+COMMAND = "corral up"
 GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd")
+RUNS_ALREADY = """\
+A Corral serves {where} already.
+
+  corral status           shows what it does
+  corral connect CLIENT   says how a client uses it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +38,26 @@ class Machine:
     ollama_binary: str | None
     gpu: str | None
     """The device file that shows it."""
+    corral: bool = False
+    """A Corral answers on Ollama's own port."""
 
 
 @click.command()
 @debug_option
 @click.pass_context
 def up(ctx: click.Context) -> int:
-    """Do what fits this machine; `make run` calls it.
+    """Do what fits this machine; `corral` alone and `make run` do the same.
 
     \b
     1. $CORRAL_CONFIG or ./corral.yaml exists: serve it.
-    2. An Ollama answers on 127.0.0.1:11434: serve in front of it,
-       on 127.0.0.1:11430.
-    3. The program `ollama` is here: start one Ollama per GPU and serve
+    2. A Corral answers on 127.0.0.1:11434: say so.
+    3. An Ollama answers there: serve in front of it, on 127.0.0.1:11430.
+    4. The program `ollama` is here: start one Ollama per GPU and serve
        (without a GPU: one on the CPU).
-    4. Only a GPU is here: say what is missing.
-    5. None of these: start the demo with emulated replicas.
+    5. Only a GPU is here: say what is missing.
+    6. None of these: start the demo with emulated replicas.
+
+    Ports that are taken are replaced by the next free ones, and that is said. `corral serve` never does that.
 
     \b
     Examples:
@@ -58,18 +69,33 @@ def up(ctx: click.Context) -> int:
         click.echo(f"serving {path}")
         return int(ctx.invoke(serve, config_path=path, log_level="info"))
     machine = look_around(GPU_DEVICES, OLLAMA)
+    if machine.corral:
+        click.echo(RUNS_ALREADY.format(where=f"{OLLAMA.host}:{OLLAMA.port}"))
+        return 0
     if machine.ollama_version:
         return serve_in_front(machine.ollama_version, OLLAMA, FRONT_PORT, ADMIN_PORT)
     if machine.ollama_binary:
         click.echo(f"Ollama is installed ({machine.ollama_binary}): Corral runs it, as `corral serve` does.\n")
-        return int(ctx.invoke(serve, config_path=None, log_level="info"))
+        return serve_where_free(PORT, ADMIN_PORT)
     if machine.gpu:
         click.echo(advice(machine.gpu))
         return 0
     from corral.gateway.cli.demo import demo
 
     click.echo("Neither an Ollama nor a GPU was found here, and there is no corral.yaml: starting the demo.\n")
-    return int(ctx.invoke(demo, listen=None, admin_listen=None, speed=1.0, count=3, log_level="warning"))
+    return int(ctx.invoke(demo, listen=None, admin_listen=None, speed=1.0, count=3, rate=None, log_level="warning"))
+
+
+def serve_where_free(port: int, admin_port: int) -> int:
+    """Serve what this machine has, on these ports or the next free ones, unless the environment names others."""
+    said = Sources(None, os.environ).settle()
+    flags = {}
+    if "listen" not in said.origins:
+        flags["listen"] = COMMAND, next_free(port, set(), "Corral")
+    if "admin_listen" not in said.origins:
+        taken = {flags["listen"][1].port} if flags else {said.config.listen.port}
+        flags["admin_listen"] = COMMAND, next_free(admin_port, taken, "its admin port")
+    return serve_config(Sources(None, os.environ, flags), log_level="info", after_card=lambda ready: "")
 
 
 def serve_in_front(version: str, ollama: ReplicaUrl, front_port: int, admin_port: int) -> int:
@@ -79,9 +105,8 @@ def serve_in_front(version: str, ollama: ReplicaUrl, front_port: int, admin_port
     replica = ReplicaConfig(id="a", url=ollama)
     config = Config(listen=client, admin_listen=admin, replicas=(replica,))
     click.echo(f"An Ollama (version {version}) answers on {ollama.host}:{ollama.port}: Corral goes in front of it.\n")
-    return serve_config(
-        None, config, log_level="info", after_card=lambda ready: how_to_move(ollama, client_url(ready.url))
-    )
+    sources = Sources(None, os.environ, base=config, command=COMMAND)
+    return serve_config(sources, log_level="info", after_card=lambda ready: how_to_move(ollama, client_url(ready.url)))
 
 
 def how_to_move(ollama: ReplicaUrl, url: str) -> str:
@@ -105,12 +130,14 @@ replicas:
 
 
 def look_around(devices: Iterable[str], ollama: ReplicaUrl) -> Machine:
-    from corral.gateway.serve.listening import ollama_version
+    from corral.gateway.serve.listening import who_listens
 
+    who, _, version = who_listens(ollama.host, ollama.port).partition(" ")
     return Machine(
-        ollama_version=ollama_version(ollama.host, ollama.port),
+        ollama_version=version if who == "ollama" else None,
         ollama_binary=shutil.which("ollama"),
         gpu=next((device for device in devices if Path(device).exists()), None),
+        corral=who == "corral",
     )
 
 

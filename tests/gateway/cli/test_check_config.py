@@ -42,7 +42,7 @@ async def test_json_is_the_whole_configuration_with_its_defaults(tmp_path: Path)
     ended = await corral("check-config", write(tmp_path, GOOD), "--json")
     page = json.loads(ended.out)
     url = "http://127.0.0.1:21001"
-    own = {"id": "a", "url": url, "weight": 1.0, "slots": None, "max_loaded": None, "store": "shared"}
+    own = {"id": "a", "url": url, "weight": 1.0, "slots": None, "max_loaded": None, "store": "shared", "admin": None}
     assert page["replicas"][0] == {**own, "models": [], "gpus": [], "pin": [], "keep_off": []}
     assert page["ollama"]["first_port"] == 21001
     assert page["timeouts"]["stall_s"] == 30

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pty
 import re
 import resource
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
+import click
 import pytest
 
 from corral import __version__
+from corral.gateway.cli import table
+from corral.gateway.cli.options import no_garbage
 from corral.gateway.cli.table import COMMANDS
 from tests.gateway.cli.shell import CORRAL, corral, environment
 
-HEAVY = ("aiohttp", "uvloop", "msgspec", "yaml", "prometheus_client", "asyncio", "pynvml")
+HEAVY = (
+    *("aiohttp", "uvloop", "msgspec", "yaml", "prometheus_client", "asyncio", "pynvml"),
+    *("rich", "textual", "opentelemetry", "dns", "http", "ssl"),
+)
 
 
 async def test_help_names_every_command_and_how_to_begin() -> None:
@@ -27,8 +36,11 @@ async def test_help_names_every_command_and_how_to_begin() -> None:
         assert re.search(rf"^  {name} ", ended.out, re.MULTILINE)
 
 
-async def test_corral_alone_shows_the_help() -> None:
-    assert (await corral()).out == (await corral("--help")).out
+async def test_corral_alone_does_what_fits_as_up_does_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "corral.yaml").write_text("replicas: []\n")
+    alone, up = await corral(cwd=tmp_path), await corral("up", cwd=tmp_path)
+    assert (alone.code, alone.err) == (up.code, up.err) == (78, up.err)
+    assert alone.out == f"`corral` alone does what `corral up` does; `corral --help` shows all commands.\n\n{up.out}"
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -36,6 +48,21 @@ def test_help_imports_nothing_heavy() -> None:
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     loaded = {name.partition(".")[0] for name in child.stdout.splitlines()[-1].split()}
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_a_gateway_can_listen_before_what_is_heavy_is_imported() -> None:
+    """Who connects meanwhile waits, instead of being refused."""
+    script = """
+import os, sys
+from corral.gateway.cli.serve import serve
+from corral.gateway.config import Address, Config
+from corral.gateway.sockets import both_listening
+with both_listening(Config(listen=Address("127.0.0.1", 0), admin_listen=Address("127.0.0.1", 0)), os.environ):
+    print(*sys.modules)
+"""
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    loaded = {name.partition(".")[0] for name in child.stdout.split()}
+    assert loaded.isdisjoint({"aiohttp", "uvloop", "asyncio", "prometheus_client", "rich", "http", "ssl"})
 
 
 def test_help_takes_at_most_150_ms() -> None:
@@ -58,6 +85,35 @@ async def test_every_command_has_a_help_with_an_example_and_debug(name: str) -> 
     assert "--debug" in ended.out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("check-config", "config show", "policy list", "policy show", "plan", "doctor", "status", "explain", "top"),
+        *("requests", "logs", "info", "models list", "models place", "connect"),
+    ],
+)
+def test_every_command_that_reads_can_print_json(words: str) -> None:
+    command: click.Command | None = table.corral
+    for word in words.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
+    assert command is not None
+    assert any("--json" in param.opts for param in command.params)
+
+
+@pytest.mark.parametrize("was_looked_for", [True, False])
+def test_garbage_is_looked_for_again_after_an_import_as_it_was_before(was_looked_for: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if was_looked_for else gc.disable)()
+        with suppress(ImportError), no_garbage():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() is was_looked_for
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
 async def test_version() -> None:
     assert (await corral("--version")).out == f"corral {__version__}\n"
 
@@ -67,6 +123,8 @@ async def test_version() -> None:
     [
         (["serv"], "error: no command 'serv'; did you mean 'serve'?\n  see: corral --help\n"),
         (["qqq"], "error: no command 'qqq'; known: serve, demo"),
+        (["undrain", "a"], "error: no command 'undrain'; did you mean 'resume'?"),
+        (["pull", "m"], "error: no command 'pull'; did you mean 'models pull'?"),
         (["serve", "--confg", "x"], "error: no such option '--confg'. Did you mean '--config'?\n  see: corral serve"),
         (["drain"], "error: missing argument 'ID'.\n  see: corral drain --help\n"),
         (["demo", "--speed", "fast"], "error: invalid value for '--speed': 'fast' is not a valid float"),

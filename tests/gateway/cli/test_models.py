@@ -20,9 +20,8 @@ from click import unstyle
 from corral.gateway.cli import models_view
 from corral.gateway.cli.entry import run
 from corral.gateway.cli.figures import size, span
-from corral.gateway.cli.models import _rejoined
 from corral.gateway.serve.admin import make_runner
-from tests.gateway.cli.shell import CORRAL, Ended, corral, environment
+from tests.gateway.cli.shell import CORRAL, Ended, environment
 from tests.gateway.serve.box import LARGE, MODEL, OTHER, Box, box, old_blob
 from tests.gateway.wire.harness import until
 
@@ -357,31 +356,3 @@ async def test_a_mistyped_command_is_corrected_and_no_gateway_is_said(models: Mo
         ended = await models("http://127.0.0.1:1", *args)
         assert (ended.code, ended.out) == (1, "")
         assert ended.err.startswith("error: no gateway answers on http://127.0.0.1:1 (Connection refused)\n")
-
-
-@pytest.mark.parametrize(
-    ("shell", "words", "at", "found"),
-    [
-        ("bash", "corral models rm ll", 3, ["plain,llama3.2:1b"]),
-        ("bash", "corral models rm x llama3.2 : 1", 6, ["plain,1b"]),
-        ("zsh", "corral models pull all", 3, ["plain", "all-minilm:22m", "_"]),
-    ],
-)
-async def test_names_are_completed_from_the_gateway_also_where_bash_takes_them_apart(
-    here: Box, shell: str, words: str, at: int, found: list[str]
-) -> None:
-    asked = {"_CORRAL_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": str(at)}
-    ended = await corral(**asked, CORRAL_ADMIN=here.admin)
-    assert (ended.code, ended.out.split(), ended.err) == (0, found, "")
-
-
-async def test_without_a_gateway_nothing_is_completed_and_nothing_said() -> None:
-    asked = {"_CORRAL_COMPLETE": "bash_complete", "COMP_WORDS": "corral models rm l", "COMP_CWORD": "3"}
-    ended = await corral(**asked, CORRAL_ADMIN="http://127.0.0.1:1")
-    assert (ended.code, ended.out.strip(), ended.err) == (0, "", "")
-
-
-def test_a_name_is_put_together_again_from_what_bash_made_of_it() -> None:
-    assert _rejoined(["a"], "b") == ("", "b")
-    assert _rejoined(["x", "host", ":", "1/m"], ":") == ("host:1/m:", "")
-    assert _rejoined([":"], "x") == (":", "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from corral.gateway.serve.admin import make_admin, make_runner
-from tests.gateway.cli.shell import corral
+from tests.gateway.cli.shell import corral, running
 from tests.gateway.serve import history
 from tests.gateway.serve.test_admin import Gateway
 
@@ -65,6 +66,23 @@ async def test_status_as_json_is_the_snapshot(admin: str) -> None:
     page = json.loads((await corral("status", "--json", CORRAL_ADMIN=admin)).out)
     assert page["schema"] == 1
     assert page["requests"]["queued"] == 2
+
+
+async def test_a_watched_status_comes_again_until_ctrl_c_and_in_a_pipe_each_as_a_line_of_json(admin: str) -> None:
+    async with running("status", "--watch", "0.2", "--json", "--admin", admin) as watching:
+        for _ in range(2):
+            assert json.loads(await watching.until('"schema"'))["requests"]["queued"] == 2
+        watching.process.send_signal(signal.SIGINT)
+        assert await watching.ended() == 0
+    assert not [line for line in watching.said if not line.startswith("{")]
+
+
+async def test_a_watched_status_ends_when_the_gateway_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ended = await corral("status", "--watch", "--admin", f"127.0.0.1:{port}")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: no gateway answers on")
 
 
 async def test_a_replica_is_drained_and_resumed(admin: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corral.errors import ConfigError, OperatorError
-from corral.gateway.cli.entry import EXIT_BUG, EXIT_INTERRUPTED
+from corral.gateway.cli.exits import EXITS
 from corral.gateway.cli.table import COMMANDS
 from corral.gateway.config import NEEDS_RESTART, parse_config
-from corral.gateway.serve.admin import INDEX, SNAPSHOT_SCHEMA, snapshot_json
+from corral.gateway.config.environment import VARIABLES
+from corral.gateway.config.known_variables import OURS, PASSED_ON
+from corral.gateway.serve.admin import INDEX
 from corral.gateway.serve.explain import explain_json
 from corral.gateway.serve.exposition import METRICS
+from corral.gateway.serve.snapshot import SNAPSHOT_SCHEMA, snapshot_json
 from tests.gateway.config.keys import rows
 from tests.gateway.serve import history
 
@@ -45,8 +47,7 @@ def test_every_command_is_listed() -> None:
 
 
 def test_every_exit_code_is_listed() -> None:
-    ours = {0, OperatorError.exit_code, 2, ConfigError.exit_code, EXIT_BUG, EXIT_INTERRUPTED}
-    assert {int(cell) for cell in first_cells("Exit codes")} == ours
+    assert {int(cell) for cell in first_cells("Exit codes")} == set(EXITS)
 
 
 def test_every_admin_route_is_listed() -> None:
@@ -57,7 +58,9 @@ def test_every_admin_route_is_listed() -> None:
 def test_every_key_of_the_snapshot_is_listed() -> None:
     page = snapshot_json(history.snapshot())
     keys = {"schema", "version", "ready", "reason", "policy"}
-    keys |= {f"requests.{key}" for key in page["requests"]} | {f"replicas[].{key}" for key in page["replicas"][0]}
+    keys |= {f"requests.{key}" for key in page["requests"]} - {"requests.waiting", "requests.running"}
+    keys |= {f"requests.{part}[].{key}" for part in ("waiting", "running") for key in page["requests"][part][0]}
+    keys |= {f"replicas[].{key}" for key in page["replicas"][0]}
     keys |= {f"replicas[].process.{key}" for key in page["replicas"][0]["process"]}
     keys |= {"advice"} | {f"gpus[].{key}" for key in page["gpus"][0]}
     keys |= {f"gpus[].sample.{key}" for key in page["gpus"][0]["sample"]}
@@ -74,6 +77,15 @@ def test_every_key_of_the_last_decisions_is_listed() -> None:
     keys |= {f"decisions[].candidates[].gpu.{key}" for key in first["gpu"]}
     keys |= {f"decisions[].candidates[].predicted.{key}" for key in second["predicted"]}
     assert {key for cell in first_cells("The last decisions") for key in re.findall(r"`([^`]+)`", cell)} == keys
+
+
+def test_every_variable_of_the_environment_is_listed_in_one_row() -> None:
+    listed = [name for cell in first_cells("Environment") for name in re.findall(r"`([^`]+)`", cell)]
+    known = {variable.name for variable in VARIABLES} | {*PASSED_ON, *OURS}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == known
+    rows = {name: row for row in table("Environment") for name in re.findall(r"`([A-Z_]+)`", row.split(" | ")[0])}
+    assert [each.name for each in VARIABLES if f"`{each.key}`" not in rows[each.name]] == []
 
 
 def test_the_examples_are_configurations_that_work() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
+from aiohttp import web
 
 from corral.gateway.cli.options import config_file
 from corral.gateway.cli.up import advice, look_around
@@ -59,7 +62,7 @@ import sys
 from corral.gateway.cli import up
 from corral.gateway.cli.entry import main
 from corral.gateway.config import ReplicaUrl
-up.OLLAMA, up.FRONT_PORT, up.ADMIN_PORT = ReplicaUrl("127.0.0.1", int(sys.argv.pop())), 0, 0
+up.OLLAMA, up.PORT, up.FRONT_PORT, up.ADMIN_PORT = ReplicaUrl("127.0.0.1", int(sys.argv.pop())), 0, 0, 0
 main()
 """
 
@@ -94,30 +97,72 @@ async def test_a_running_ollama_is_served_in_front_of_and_said_how_to_change_pla
             await child.wait()
 
 
-async def test_where_the_program_is_installed_up_runs_it(tmp_path: Path) -> None:
-    folder = make_ollama(tmp_path / "bin").parent
-    path = f"{folder}:{os.environ['PATH']}"
+@asynccontextmanager
+async def where_ollama_is_installed(folder: Path, script: str, **env: str) -> AsyncIterator[Running]:
+    """``corral up`` on a machine with the program and without a GPU."""
+    path = f"{make_ollama(folder / 'bin').parent}:{os.environ['PATH']}"
+    homes = {"HOME": str(folder), "XDG_STATE_HOME": str(folder), "CORRAL_NVML_LIBRARY": "/nowhere.so"}
     up = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", AS_ON_THIS_PORT, "up", "1"),
-        cwd=tmp_path,
-        env=environment(PATH=path, HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path), CORRAL_NVML_LIBRARY="/nowhere.so"),
+        *(sys.executable, "-c", script, "up", "1"),
+        cwd=folder,
+        env=environment(PATH=path, **homes, **env),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     running = Running(up)
     try:
-        line = await running.until("Corral runs it, as `corral serve` does.")
-        assert str(folder / "ollama") in line
-        try:
-            await running.until("replica_started replica=cpu")
-        except AssertionError:
-            if "in use" in "".join(running.said) or "is taken by" in "".join(running.said):
-                pytest.skip("Ollama's own port is taken on this machine")
-            raise
+        yield running
     finally:
         if up.returncode is None:
             up.terminate()
             assert await running.ended() == 0
+
+
+async def test_where_the_program_is_installed_up_runs_it(tmp_path: Path) -> None:
+    async with where_ollama_is_installed(tmp_path, AS_ON_THIS_PORT) as running:
+        line = await running.until("Corral runs it, as `corral serve` does.")
+        assert str(tmp_path / "bin" / "ollama") in line
+        await running.until("replica_started replica=cpu")
+
+
+async def test_a_port_that_is_taken_is_replaced_by_the_next_free_one_and_that_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        script = AS_ON_THIS_PORT.replace("0, 0, 0", f"{port}, 0, 0")
+        async with where_ollama_is_installed(tmp_path, script) as running:
+            moved = await running.until(f"port {port} is taken on this machine: Corral uses")
+            assert (await running.until("  clients ")).split()[1] == f"http://127.0.0.1:{moved.split()[-2]}"
+
+
+async def test_an_address_that_the_environment_names_is_not_moved(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with where_ollama_is_installed(tmp_path, AS_ON_THIS_PORT, OLLAMA_HOST=address) as running:
+            await running.until(f"error: {address} is taken by another program")
+            assert await running.ended() == 1
+
+
+async def test_where_a_corral_serves_already_up_says_so_and_starts_nothing(tmp_path: Path) -> None:
+    async def version(request: web.Request) -> web.Response:
+        return web.json_response({"version": "0.32.15"}, headers={"X-Request-Id": "1"})
+
+    app = web.Application()
+    app.add_routes([web.get("/api/version", version)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    up = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", AS_ON_THIS_PORT, "up", str(port)),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    running = Running(up)
+    assert await running.ended() == 0
+    assert running.said[0] == f"A Corral serves 127.0.0.1:{port} already."
+    await runner.cleanup()
 
 
 def test_a_gpu_is_known_by_its_device_file(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""``corral bench``: how fast an address answers, beside one Ollama asked directly."""
