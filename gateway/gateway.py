@@ -18,10 +18,13 @@ from corral.gateway.config import Config
 from corral.gateway.ended import Ended, Listener
 from corral.gateway.gpufeed import GpuFeed
 from corral.gateway.owner import Owner
+from corral.gateway.serve.lag import LoopLag
 from corral.gateway.serve.metrics import Metrics
+from corral.gateway.serve.orca import LoadReport
 from corral.gateway.serve.pages import Pages
 from corral.gateway.serve.poller import Poller
 from corral.gateway.store.stores import Stores
+from corral.gateway.trace import Tracer
 from corral.gateway.wire.answering import Answering
 from corral.gateway.wire.browser import BrowserRules
 from corral.gateway.wire.client import ClientConnection, State
@@ -29,7 +32,7 @@ from corral.gateway.wire.exchange import Exchange
 from corral.gateway.wire.pool import Pool
 from corral.gateway.wire.routes import Duty
 from corral.gateway.wire.upload import Upload
-from corral.model import Choice, Health, Hold, OllamaSample, Order, ProbeResult, ReplicaState, Snapshot
+from corral.model import Choice, Health, Hold, OllamaSample, Order, ProbeResult, ReplicaState, Snapshot, TreeLoad
 
 log: Final = logging.getLogger("corral.gateway")
 
@@ -37,6 +40,9 @@ _TICK_S: Final = 0.25
 _WATCH_S: Final = 0.04
 _SWEEP_TICKS: Final = 20
 """Ticks between two looks at idle connections."""
+_ON_ITS_WAY_S: Final = 0.25
+"""So long after a connection was opened, or its last answer ended, a request may be on its way."""
+_SETTLE_S: Final = 0.01
 
 
 Answerer = Callable[[Answering, "Upload | None"], "Coroutine[object, object, None] | None"]
@@ -73,6 +79,11 @@ class Gateway:
         """Takes over the owner's replicas."""
         self.answerers: dict[Duty, Answerer] = {Duty.PAGE: Pages(self).answer}
         self.listeners: list[Listener] = [metrics.request_done]
+        metrics.held = self._held_open
+        self.tracer: Tracer | None = None
+        """Gives requests their traces; None: no request is traced."""
+        self.load_report: LoadReport | None = None
+        """Tells in answers how busy the gateway is; None: nobody is told."""
         self.wall: Callable[[], float] = time.time
         """The time of day, for people."""
         self.looked = asyncio.Event()
@@ -81,7 +92,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self.secret = os.urandom(16)
         """Keys the digests of clients' API keys: other gateways, and this one when it starts again, make others."""
-        self._run_id = os.urandom(4).hex()
+        self.run_id = os.urandom(4).hex().encode()
+        """Of this process: what tells a Corral above from others, and requests that come back from new ones."""
         self._requests = 0
         self._ticks = 0
         self._silent_s: dict[Exchange, tuple[int, float]] = {}
@@ -103,18 +115,30 @@ class Gateway:
 
     def new_request_id(self) -> bytes:
         self._requests += 1
-        return b"%b-%x" % (self._run_id.encode(), self._requests)
+        return b"%b-%x" % (self.run_id, self._requests)
+
+    def _held_open(self) -> dict[str, int]:
+        return {
+            "client connections": len(self.connections),
+            "idle replica connections": self.pool.idle,
+            "busy replica connections": len(self.pool.active),
+            "tasks": len(asyncio.all_tasks(self.loop)),
+        }
 
     # -- control (the admin port's side)
 
     def snapshot(self) -> Snapshot:
+        scheduler, now_s = self.carrier.scheduler, self.clock()
+        return replace(self.summary(), waiting=scheduler.waiting(now_s), running=scheduler.running(now_s))
+
+    def summary(self) -> Snapshot:
+        """The snapshot without its lists of requests, which take as long as all the rest."""
         snapshot = self.carrier.scheduler.snapshot(self.clock())
         owner = self.owner
         advice = () if self.poller is None else self.poller.advice
         if owner is None:
             return replace(snapshot, advice=advice)
-        advice = (*owner.advice(), *advice)
-        return replace(snapshot, gpus=owner.gpus(), processes=owner.processes(), advice=advice)
+        return replace(snapshot, gpus=owner.gpus(), processes=owner.processes(), advice=(*owner.advice(), *advice))
 
     def explain(self) -> tuple[Choice, ...]:
         """The last decisions, the latest last."""
@@ -124,7 +148,7 @@ class Gateway:
         """Whether a request could be served now, and why not."""
         if self.draining:
             return False, "draining"
-        replicas = self.snapshot().replicas
+        replicas = self.carrier.scheduler.snapshot(self.clock()).replicas
         enabled = [replica for replica in replicas if replica.enabled]
         if any(replica.health in (Health.UP, Health.EJECTED) for replica in enabled if replica.held is None):
             return True, "ready"
@@ -227,6 +251,16 @@ class Gateway:
         if sample.loaded is not None and self.owner is not None:
             self.owner.loaded(sample.replica_id, sample.loaded)
 
+    def tree_read(self, replica_id: str, tree: TreeLoad, taken_s: float) -> None:
+        """A replica that is a Corral said how those below it stand."""
+        scheduler, run = self.carrier.scheduler, self.run_id.decode()
+        self.carrier.apply(scheduler.tree_read(replica_id, tree, run, taken_s, self.clock()))
+
+    def tree_load(self, asker: str) -> TreeLoad:
+        """What a Corral above this one is told."""
+        run, now_s = self.run_id.decode(), self.clock()
+        return self.carrier.scheduler.tree_load(run, asker, now_s, draining=self.draining)
+
     def probe_seconds(self, replica_id: str, part: str, seconds: float, ok: bool) -> None:
         self.metrics.probe(replica_id, part, seconds, ok)
 
@@ -247,6 +281,7 @@ class Gateway:
         """Begin to look at deadlines and at clients, again and again."""
         self.spawn(self._every(_TICK_S, self.tick))
         self.spawn(self._every(_WATCH_S, self._end_those_who_left))
+        self.spawn(LoopLag(self.metrics).run())
 
     async def _every(self, period_s: float, look: Callable[[], None]) -> None:
         while True:
@@ -307,6 +342,15 @@ class Gateway:
                 client.close_after_response()
 
     # -- the end
+
+    async def settle(self) -> None:
+        """Before the end: take the requests that are on their way on connections just opened or just used."""
+        self.draining = True  # so each answer from here on is the last one of its connection
+        for _ in range(round(_ON_ITS_WAY_S / _SETTLE_S)):
+            await asyncio.sleep(_SETTLE_S)  # what was accepted in this turn of the loop is known in the next one
+            since_s = self.clock() - _ON_ITS_WAY_S
+            if not any(client.is_idle and client.idle_since_s > since_s for client in self.connections):
+                return
 
     def drain(self) -> None:
         """Close idle connections; the others close with their response."""

@@ -77,6 +77,8 @@ class Owner:
         self._supervisor: Supervisor | None = None
         self._plans: dict[str, ReplicaPlan] = {}
         self._external: tuple[Replica, ...] = ()
+        self._discovered: tuple[Replica, ...] = ()
+        """As they were found, whatever else has their names or addresses."""
         self._advice: tuple[str, ...] = ()
         """The plan's own."""
         self._free_bytes: dict[str, int] = {}
@@ -109,6 +111,12 @@ class Owner:
         if _needs_gpus(config):
             self._board.use(await self._reader.look_again())
         await self.use(config)
+
+    async def check(self, config: Config) -> None:
+        """Raises OperatorError where :meth:`use` would; changes nothing."""
+        self._resolve(config)
+        if config.owns_replicas:
+            await self._plan(config)
 
     async def use(self, config: Config) -> None:
         """Plan anew for ``config`` and change what runs to it. Raises OperatorError, and then nothing has changed."""
@@ -225,11 +233,22 @@ class Owner:
     # -- what others may know
 
     def replicas(self) -> tuple[Replica, ...]:
-        """Those that Corral runs, then those that somebody else runs; of these not yet one named as an owned one that
-        is about to go."""
+        """Those that Corral runs, those that somebody else runs, those that were found; not yet one of these that is
+        named as an owned one that is about to go."""
         owned = () if self._supervisor is None else self._supervisor.replicas()
         taken = {replica.id for replica in owned}
-        return (*owned, *(replica for replica in self._external if replica.id not in taken))
+        given = (*owned, *(replica for replica in self._external if replica.id not in taken))
+        return (*given, *_beside(given, self._discovered))
+
+    def set_discovered(self, replicas: tuple[Replica, ...]) -> None:
+        """These were found now; of those that are there already by name or address the configuration has the say."""
+        self._discovered = replicas
+        self._feed.replicas_changed()
+
+    def hold_discovered(self, replica_id: str, hold: Hold | None) -> None:
+        """Hold one that was found, or (None) let it have requests again."""
+        if any(replica.id == replica_id and replica.found_by is not None for replica in self.replicas()):
+            self._feed.set_hold(replica_id, hold)
 
     def store_folders(self) -> dict[str, str | None]:
         """By id of the replicas that Corral runs: the folder of their models; None: Ollama itself chooses it."""
@@ -323,6 +342,11 @@ class Owner:
             return False
         self._supervisor.restart(replica_id, why)
         return True
+
+
+def _beside(given: Sequence[Replica], found: Sequence[Replica]) -> list[Replica]:
+    ids, places = {each.id for each in given}, {(each.host, each.port) for each in given}
+    return [each for each in found if each.id not in ids and (each.host, each.port) not in places]
 
 
 def _needs_gpus(config: Config) -> bool:

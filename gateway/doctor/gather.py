@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from corral.errors import ConfigError
-from corral.gateway.config import Config, load_config
-from corral.gateway.config.environment import with_environment
+from corral.gateway.config import Config
+from corral.gateway.config.sources import Sources
 from corral.gateway.doctor import addresses, disks, drivers, host, running
 from corral.gateway.doctor.facts import DoctorFacts, Memory, Program, Wanted
 from corral.gateway.doctor.parts import Part
@@ -115,7 +115,7 @@ def _works(
 def _configuration(path: Path | None, environ: Mapping[str, str]) -> tuple[Config, Wanted]:
     source = None if path is None else str(path)
     try:
-        config = with_environment(Config() if path is None else load_config(path), environ)
+        config = Sources(path, environ).settle().config
     except ConfigError as error:
         head, *problems = (line.strip() for line in str(error).splitlines())
         return Config(), Wanted(source, fault=f"{head}, the first: {problems[0]}" if problems else head)

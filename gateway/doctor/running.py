@@ -111,6 +111,12 @@ def other_ollamas(root: Path, known_ports: Collection[int]) -> tuple[OtherOllama
     return tuple(_other(process) for process in found if _port(process) not in known_ports)
 
 
+def ollama_ports(root: Path) -> tuple[int, ...]:
+    """Of the Ollamas on this machine that Corral did not start, where their ports are known."""
+    found = (_port(process) for process in processes(root) if process.is_ollama_server and not process.is_corrals)
+    return tuple(sorted({port for port in found if port is not None}))
+
+
 def _other(process: Process) -> OtherOllama:
     environ = process.environ
     if environ is None:

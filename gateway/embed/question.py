@@ -62,6 +62,8 @@ class Question:
     headers: CIMultiDict[str]
     connect_s: float
     clock: Callable[[], float]
+    via: str = ""
+    """The way that it came, for a replica that is a Corral."""
 
     async def ask(self, replica: Replica, body: bytes, most_bytes: int) -> Said:
         """The answer, whatever its status. Raises Failed. The one seam where the client library's exceptions end."""
@@ -72,7 +74,7 @@ class Question:
             async with self.session.post(
                 url,
                 data=body,
-                headers=self.headers,
+                headers=self._headers(replica),
                 skip_auto_headers=("Content-Type",),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s),
@@ -87,6 +89,13 @@ class Question:
             raise Failed(Fault.STALE if stale else Fault.RESET) from error
         except (aiohttp.ClientError, ValueError) as error:
             raise Failed(Fault.MALFORMED) from error
+
+    def _headers(self, replica: Replica) -> CIMultiDict[str]:
+        if replica.admin is None or not self.via:
+            return self.headers
+        headers = CIMultiDict(self.headers)
+        headers["x-corral-via"] = self.via
+        return headers
 
 
 def _said(replica_id: str, response: aiohttp.ClientResponse, body: bytes) -> Said:

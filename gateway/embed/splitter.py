@@ -65,7 +65,8 @@ class Splitter:
         parts = cut(batch, max(1, self._count(batch, request)))
         if len(parts) < 2:
             return None
-        question = Question(self._session, head.path, headers, gateway.timeouts.connect_s, gateway.clock)
+        via = b",".join(filter(None, (head.via, gateway.run_id))).decode()
+        question = Question(self._session, head.path, headers, gateway.timeouts.connect_s, gateway.clock, via)
         work = Work(gateway, answering, request, question, parts)
         work.held_bytes = self._bytes(request, batch)
         self._works.add(work)

@@ -165,6 +165,7 @@ class Work:
     async def _run(self, request: RouteRequest, body: bytes, texts: int, part: Part | None) -> Done:
         """One errand. ``part``: as what its answer is read; None: it is not."""
         errand = Errand(self._gateway.carrier, request, self._arrived_s)
+        errand.id = (self._answering.head.request_id or b"").decode()
         unable: list[Said] = []
         """What those said that could not answer now."""
 

@@ -92,7 +92,7 @@ class _Builder:
                 keep_alive=config.ollama.keep_alive,
                 takes_llama_args=self._takes_llama_args,
                 host_cache_bytes=self._host_cache(),
-                max_loaded=seat.max_loaded,
+                max_loaded=seat.max_loaded or config.ollama.max_loaded,
                 store=self._facts.store,
                 reserve_bytes=config.memory_reserve_bytes,
                 shares=shares,
@@ -137,11 +137,13 @@ class _Builder:
         return value, why
 
     def _max_loaded(self, seat: Seat) -> tuple[int, str]:
-        if seat.max_loaded is None:
+        said = seat.max_loaded or self._config.ollama.max_loaded
+        if said is None:
             default = _LOADED_PER_GPU * max(1, len(seat.gpus))
             return self._said(seat, _MAX_LOADED, default, "models in memory at most", "")
-        why = f"models in memory at most {seat.max_loaded}: {seat.key}.max_loaded"
-        return self._said(seat, _MAX_LOADED, seat.max_loaded, "models in memory at most", why)
+        key = "ollama" if seat.max_loaded is None else seat.key
+        why = f"models in memory at most {said}: {key}.max_loaded"
+        return self._said(seat, _MAX_LOADED, said, "models in memory at most", why)
 
     def _models(self, seat: Seat) -> list[StoredModel]:
         found = [find_model(name, self._facts.models) for name in seat.sized_for]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from math import isinf
 from typing import Any, Final
 
@@ -30,8 +31,11 @@ class OwnRequests:
     A model stays as long as the replica's own ``OLLAMA_KEEP_ALIVE`` says, but where a client wants it otherwise.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, host: str, port: int) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, host: str, port: int, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._session = session
+        self._headers = headers
         self._base = URL.build(scheme="http", host=host, port=port)
 
     async def load(self, model: str, signature: str = "", keep_alive_s: float | None = None) -> bool:
@@ -76,7 +80,9 @@ class OwnRequests:
         try:
             async with (
                 asyncio.timeout(limit_s),
-                self._session.post(self._base.with_path(path), json=body, allow_redirects=False) as response,
+                self._session.post(
+                    self._base.with_path(path), json=body, headers=self._headers, allow_redirects=False
+                ) as response,
             ):
                 answer = await _bounded(response.content)
                 return response.status, "" if response.status == 200 else _error(answer)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from corral.errors import CorralError
-from corral.gateway.serve import admin_models, live
-from corral.gateway.serve.explain import explain_json, last
-from corral.gateway.serve.exposition import CONTENT_TYPE, MetricsPage
+from corral.gateway.serve import admin_config, admin_models, live, openapi, replica_log, tree
+from corral.gateway.serve.explain import explain_json, last, of_request
 from corral.gateway.serve.metrics import Metrics
+from corral.gateway.serve.metrics_page import MetricsPage
+from corral.gateway.serve.snapshot import SNAPSHOT_SCHEMA, replicas_json, snapshot_page
+from corral.gateway.serve.textformat import CONTENT_TYPE
+from corral.gateway.web import playground
+from corral.gateway.web.pages import WebPages
 from corral.gateway.wire.browser import BrowserRules
-from corral.model import Choice, GpuProcess, GpuSample, GpuState, Order, ProcessStatus, ReplicaState, Snapshot
-
-SNAPSHOT_SCHEMA: Final = 1
-"""Grows when a key of ``/snapshot`` goes or changes its meaning; new keys may come without."""
+from corral.model import Choice, Order, Snapshot
 
 _log = logging.getLogger("corral.admin")
 
@@ -25,6 +26,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 INDEX = """Corral {version}
 
+GET  /                         this list; to a browser, the web page
+GET  /routes                   this list
 GET  /healthz                  the process is alive
 GET  /readyz                   a replica can serve (else 503 and why not)
 GET  /metrics                  figures for Prometheus
@@ -37,7 +40,8 @@ POST /replicas/ID/stop         end its Ollama; its GPU is free until the next li
 POST /replicas/ID/start        start its Ollama again
 POST /restart                  all of them, one after the other
 """
-INDEX += live.INDEX + admin_models.INDEX
+INDEX += playground.INDEX
+INDEX += replica_log.INDEX + live.INDEX + tree.INDEX + admin_config.INDEX + admin_models.INDEX + openapi.INDEX
 
 
 class GatewayControl(Protocol):
@@ -47,6 +51,10 @@ class GatewayControl(Protocol):
     def version(self) -> str: ...
 
     def snapshot(self) -> Snapshot: ...
+
+    def summary(self) -> Snapshot:
+        """The snapshot without its lists of requests."""
+        ...
 
     def explain(self) -> tuple[Choice, ...]:
         """The last decisions, the latest last."""
@@ -87,6 +95,9 @@ def make_admin(
     app.add_routes(
         [
             web.get("/", routes.index),
+            web.get("/routes", routes.listing),
+            web.get("/openapi.json", routes.openapi),
+            *routes.pages.routes(),
             web.get("/healthz", routes.healthz),
             web.get("/readyz", routes.readyz),
             web.get("/metrics", routes.metrics),
@@ -112,9 +123,19 @@ class _Routes:
         self._control = control
         self._metrics = metrics
         self._page = MetricsPage(metrics, control.version)
+        self.pages = WebPages()
 
-    async def index(self, request: web.Request) -> web.Response:
-        return web.Response(text=INDEX.format(version=self._control.version))
+    async def index(self, request: web.Request) -> web.StreamResponse:
+        """The page to a browser, the list of routes to everybody else."""
+        if "text/html" in request.headers.get("Accept", ""):
+            return self.pages.index(request)
+        return await self.listing(request)
+
+    async def listing(self, request: web.Request) -> web.Response:
+        return web.Response(text=INDEX.format(version=self._control.version), headers={"Vary": "Accept"})
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(openapi.openapi_page(INDEX, self._control.version))
 
     async def healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "program": "corral", "version": self._control.version})
@@ -124,7 +145,7 @@ class _Routes:
         return web.json_response({"ready": ready, "reason": reason}, status=200 if ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        body = self._page.render(self._control.snapshot())
+        body = self._page.render(self._control.summary(), ready=self._control.ready()[0])
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def snapshot(self, request: web.Request) -> web.Response:
@@ -132,7 +153,8 @@ class _Routes:
 
     async def explain(self, request: web.Request) -> web.Response:
         try:
-            choices = last(self._control.explain(), request.query.get("n"))
+            choices = of_request(self._control.explain(), request.query.get("id"))
+            choices = last(choices, request.query.get("n"))
         except ValueError as error:
             return _error(400, str(error))
         decisions = explain_json(choices, self._control.snapshot().taken_at_s)
@@ -178,100 +200,7 @@ class _Routes:
 
     def _replica(self, replica_id: str) -> web.Response:
         snapshot = self._control.snapshot()
-        return web.json_response(next(row for row in _replicas_json(snapshot) if row["id"] == replica_id))
-
-
-def snapshot_page(control: GatewayControl) -> dict[str, Any]:
-    """All of ``/snapshot``."""
-    ready, reason = control.ready()
-    about = {"schema": SNAPSHOT_SCHEMA, "version": control.version, "ready": ready, "reason": reason}
-    return about | snapshot_json(control.snapshot())
-
-
-def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
-    """The part of ``/snapshot`` that comes from the scheduler; its keys are listed in docs/operations.md."""
-    return {
-        "policy": snapshot.policy,
-        "requests": {
-            "in_flight": snapshot.inflight,
-            "queued": snapshot.queued,
-            "queued_by_model": snapshot.queued_by_model,
-            "oldest_wait_s": snapshot.oldest_wait_s,
-        },
-        "replicas": _replicas_json(snapshot),
-        "gpus": [_gpu_json(state) for state in snapshot.gpus],
-        "advice": list(snapshot.advice),
-    }
-
-
-def _replicas_json(snapshot: Snapshot) -> list[dict[str, Any]]:
-    processes = {process.id: _process_json(process, snapshot.taken_at_s) for process in snapshot.processes}
-    return [_replica_json(replica) | {"process": processes.get(replica.id)} for replica in snapshot.replicas]
-
-
-def _process_json(process: ProcessStatus, now_s: float) -> dict[str, Any]:
-    next_start_s = process.next_start_s
-    return {
-        "state": process.state.value,
-        "reason": process.reason,
-        "for_s": round(max(0.0, now_s - process.since_s), 3),
-        "pid": process.pid,
-        "port": process.port,
-        "restarts": process.restarts,
-        "next_start_in_s": None if next_start_s is None else round(max(0.0, next_start_s - now_s), 3),
-        "adopted": process.adopted,
-        "log": process.log,
-    }
-
-
-def _gpu_json(state: GpuState) -> dict[str, Any]:
-    gpu = state.gpu
-    return {
-        "gpu": state.label,
-        "uuid": gpu.uuid,
-        "name": gpu.name,
-        "vendor": gpu.vendor.value,
-        "memory_bytes": gpu.memory_bytes,
-        "condition": state.condition.value,
-        "reason": state.reason,
-        "xid": state.xid,
-        "sample_age_s": state.sample_age_s,
-        "sample": None if state.sample is None else _sample_json(state.sample),
-    }
-
-
-def _sample_json(sample: GpuSample) -> dict[str, Any]:
-    names = [name for name in sample.__slots__ if name not in ("uuid", "taken_at_s", "throttles", "processes")]
-    plain = {name: getattr(sample, name) for name in names}
-    throttles, processes = sample.throttles, sample.processes
-    plain["throttles"] = None if throttles is None else sorted(reason.value for reason in throttles)
-    plain["processes"] = None if processes is None else [_user_json(process) for process in processes]
-    return plain
-
-
-def _user_json(process: GpuProcess) -> dict[str, Any]:
-    return {"pid": process.pid, "memory_bytes": process.memory_bytes}
-
-
-def _replica_json(replica: ReplicaState) -> dict[str, Any]:
-    return {
-        "id": replica.id,
-        "health": replica.health.value,
-        "enabled": replica.enabled,
-        "held": replica.held,
-        "reason": replica.reason,
-        "weight": replica.weight,
-        "slots": replica.slots,
-        "in_flight": replica.inflight,
-        "in_flight_by_model": replica.inflight_by_model,
-        "version": replica.version,
-        "installed": None if replica.installed is None else list(replica.installed),
-        "loaded": None if replica.loaded is None else list(replica.loaded),
-        "changing": replica.changing,
-        "sample_age_s": replica.sample_age_s,
-        "models": None if replica.models is None else list(replica.models),
-        "gpus": list(replica.gpus),
-    }
+        return web.json_response(next(row for row in replicas_json(snapshot) if row["id"] == replica_id))
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -20,6 +20,11 @@ def last(choices: Sequence[Choice], count: str | None) -> Sequence[Choice]:
     return choices[-int(count) :]
 
 
+def of_request(choices: Sequence[Choice], id: str | None) -> Sequence[Choice]:
+    """Those about one request: one for each replica that it was sent to, or for each of its parts; None: all."""
+    return choices if id is None else [choice for choice in choices if choice.id == id]
+
+
 def explain_json(choices: Sequence[Choice], now_s: float) -> list[dict[str, Any]]:
     """In the order of ``choices``; its keys are listed in docs/operations.md."""
     return [_choice(choice, now_s) for choice in choices]
@@ -27,6 +32,7 @@ def explain_json(choices: Sequence[Choice], now_s: float) -> list[dict[str, Any]
 
 def _choice(choice: Choice, now_s: float) -> dict[str, Any]:
     return {
+        "request": choice.id or None,
         "age_s": round(max(0.0, now_s - choice.at_s), 3),
         "model": choice.alias or choice.model,
         "kind": choice.kind.value,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import http.client
 import json
 from typing import Any
 
@@ -80,6 +79,8 @@ def _is_corral(host: str, port: int, headers: set[str], page: dict[str, Any]) ->
 
 def _answer(host: str, port: int, path: str) -> tuple[set[str], dict[str, Any]]:
     """Header names (lower case) and JSON object of the answer; empty where there is none."""
+    import http.client  # heavy, and needed only where an address is taken
+
     connection = http.client.HTTPConnection(_reachable(host), port, timeout=ASK_S)
     try:
         connection.request("GET", path, headers={"Host": f"127.0.0.1:{port}"})

@@ -24,6 +24,11 @@ _READ_S: Final = 5.0
 """An Ollama answers ``/api/ps`` late while the memory of a model that left is coming free."""
 
 
+def member_id(replica: Replica) -> str:
+    """The replica that is asked, where the one meant is below it (``node1/gpu0``)."""
+    return replica.id.partition("/")[0]
+
+
 class MemoryFeed(Protocol):
     """Who wants to know how it ended. Called on the event loop, exactly once for each."""
 
@@ -56,6 +61,8 @@ class MemoryKeeper:
         self._session = session
         self._metrics = metrics
         self._clock = clock
+        self.run = ""
+        """Of this gateway, for Corrals below it."""
         self.report_bug: Callable[[str, Exception], None] = lambda where, error: None
         self.names_of: Callable[[str], Collection[str]] = lambda model: (model,)
         """All names of a model: a replica lists it by the one that it was loaded by."""
@@ -85,7 +92,7 @@ class MemoryKeeper:
         places = {replica.id: (replica.host, replica.port) for replica in replicas}
         for task, effect in list(self._running.items()):
             replica = effect.replica
-            if places.get(replica.id) != (replica.host, replica.port):
+            if places.get(member_id(replica)) != (replica.host, replica.port):
                 task.cancel()
                 self._end(task, "the replica was removed")
 
@@ -147,23 +154,25 @@ class MemoryKeeper:
             await asyncio.sleep(GONE_EVERY_S)
 
     def _ask(self, replica: Replica) -> OwnRequests:
-        return OwnRequests(self._session, replica.host, replica.port)
+        leaf = replica.id.partition("/")[2]
+        headers = {"x-corral-via": self.run, "x-corral-prefer": leaf} if leaf else {}
+        return OwnRequests(self._session, replica.host, replica.port, headers)
 
     def _spelled(self, effect: Load | Unload) -> str:
-        return self._readings.spelled(effect.replica.id, effect.model)
+        return self._readings.spelled(member_id(effect.replica), effect.model)
 
     def _end(self, task: asyncio.Task[None] | None, error: str | None, seconds: float = 0.0) -> None:
         """Count, log and tell it, unless that was done. ``error`` None: it went well."""
         effect = None if task is None else self._running.pop(task, None)
         if effect is None:
             return
-        id, ok = effect.replica.id, error is None
+        id, ok = member_id(effect.replica), error is None
         self._log(effect, error, seconds)
         if isinstance(effect, Load):
-            self._metrics.load_ended(id, seconds, ok=ok)
-            self._feed.load_ended(id, effect.number, ok=ok)
+            self._metrics.load_ended(id, effect.model, seconds, ok=ok)
+            self._feed.load_ended(effect.replica.id, effect.number, ok=ok)
         else:
-            self._metrics.unload_ended(id, ok=ok)
+            self._metrics.unload_ended(id, effect.model, ok=ok)
             self._feed.unload_ended(id, effect.number, ok=ok)
         self._readings.read_memory(id)
 

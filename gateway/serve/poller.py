@@ -12,7 +12,7 @@ from corral.gateway.serve.part import PAGE_WAIT_S
 from corral.gateway.serve.recent import Recent
 from corral.gateway.serve.views import ReplicaPages, Union
 from corral.gateway.serve.watch import Feed, Probe, Watch
-from corral.model import Replica
+from corral.model import Replica, TreeLoad
 from corral.probes.ollama import TagsEntry
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class Poller:
         self._agreement = Agreement()
         self.found_hidden: Callable[[str, tuple[str, ...]], None] = lambda store, names: None
         """To be told which models a store has under names of the gateway's own."""
+        self.on_tree: Callable[[str, TreeLoad, float], None] = lambda replica_id, tree, taken_s: None
+        """To be told what a Corral said of those below it, and when it was asked."""
         self._watches: dict[str, Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -188,6 +190,7 @@ class Poller:
             self._rng,
             self._interval_s,
         )
+        watch.on_tree = lambda replica_id, tree, taken_s: self.on_tree(replica_id, tree, taken_s)
         self._tasks.update(watch.tasks)
         for task in watch.tasks:
             task.add_done_callback(self._tasks.discard)

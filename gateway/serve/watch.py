@@ -13,7 +13,8 @@ from corral.gateway.serve.part import Part
 from corral.gateway.serve.recent import Recent
 from corral.gateway.serve.views import ReplicaPages
 from corral.gateway.store.names import is_ours
-from corral.model import OllamaSample, ProbeResult, Replica
+from corral.model import OllamaSample, ProbeResult, Replica, TreeLoad
+from corral.probes.corral import CorralProbe
 from corral.probes.ollama import Miss, PsEntry, TagsEntry
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,9 @@ class Watch:
         """Models that it listed last under names of the gateway's own."""
         self.tags = Part(lambda: self._guarded("tags", self._read_tags))
         self.ps = Part(lambda: self._guarded("ps", self._read_ps))
+        self.tree = Part(lambda: self._guarded("load", self._read_tree))
+        """Of a Corral: how those below it stand."""
+        self.on_tree: Callable[[str, TreeLoad, float], None] = lambda replica_id, tree, taken_s: None
         self._probe = probe
         self._feed = feed
         self._recent = recent
@@ -97,7 +101,9 @@ class Watch:
         self._adoptions = 0
         self._settles_until_s = 0.0
         self._trouble: dict[str, str] = {}
-        loops = (self._watch_liveness(), self.tags.run(), self.ps.run())
+        loops = [self._watch_liveness(), self.tags.run(), self.ps.run()]
+        if isinstance(probe, CorralProbe):
+            loops.append(self.tree.run())
         self.tasks = [asyncio.create_task(loop, name=f"watch {replica.id}") for loop in loops]
 
     @property
@@ -110,7 +116,8 @@ class Watch:
         return 0 < self._misses < DOUBT_PROBES
 
     def is_at(self, replica: Replica) -> bool:
-        return (self.replica.host, self.replica.port) == (replica.host, replica.port)
+        mine = self.replica
+        return (mine.host, mine.port, mine.admin) == (replica.host, replica.port, replica.admin)
 
     def stop(self) -> None:
         # Each task by itself: a task group would let its children run, and feed, once more.
@@ -189,6 +196,7 @@ class Watch:
         self._rounds += 1
         if not self.is_silent:
             self.ps.ask()
+            self.tree.ask()
             if self._rounds % TAGS_EVERY == 0:
                 self.tags.ask()
         return None
@@ -210,6 +218,17 @@ class Watch:
             self.tags.is_behind = self.ps.is_behind = True
             self.tags.ask()
             self.ps.ask()
+            self.tree.ask()
+        return None
+
+    async def _read_tree(self) -> Miss | None:
+        assert isinstance(self._probe, CorralProbe)
+        began_s = self._clock()
+        page = await self._probe.tree(PAGE_DEADLINE_S)
+        self._feed.probe_seconds(self.replica.id, "load", self._clock() - began_s, not isinstance(page, Miss))
+        if isinstance(page, Miss):
+            return page
+        self.on_tree(self.replica.id, page, began_s)
         return None
 
     async def _read_tags(self) -> Miss | None:

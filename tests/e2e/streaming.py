@@ -31,9 +31,9 @@ class Open:
         self.replica = self._headers["x-corral-replica"]
         return self
 
-    async def end(self) -> tuple[Verdict, bool]:
+    async def end(self, within_s: float = 30) -> tuple[Verdict, bool]:
         """How it ends, in words and in bytes."""
-        body, ended = await asyncio.wait_for(self.client.rest(self._headers), 30)
+        body, ended = await asyncio.wait_for(self.client.rest(self._headers), within_s)
         self.client.close()
         return self.shape.read(body)[1], ended
 

@@ -99,6 +99,9 @@ async def test_ctrl_c_on_a_terminal_says_what_it_waits_for_and_a_second_one_stop
             assert "Traceback" not in screen.text
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def _own_terminal() -> None:
     os.setsid()
     import fcntl
@@ -121,6 +124,7 @@ class Screen:
                 self.text += os.read(self._terminal, 65_536).decode("utf-8", "replace")
             except (BlockingIOError, OSError):
                 pass
+            self.text = _COLOURS.sub("", self.text)
             return re.search(pattern, self.text) is not None
 
         await until(found, 20, pattern)

@@ -35,7 +35,7 @@ async def loads(running: Fleet) -> int:
 async def loads_asked_for(running: Fleet) -> int:
     """How many of them the gateway asked for."""
     _, page = await ask(running.gateway.admin_port, "GET", "/metrics")
-    return sum(int(count) for count in re.findall(r'corral_model_loads_total{outcome="ok",.*} (\d+)', page))
+    return sum(int(count) for count in re.findall(r'corral_model_loads_total\{[^}]*outcome="ok"[^}]*\} (\d+)', page))
 
 
 async def until_loading(running: Fleet, name: str) -> None:

@@ -1,4 +1,4 @@
-"""SIGHUP: the new configuration applies, a bad one changes nothing, and no request notices either."""
+"""A reload, by signal or by request: the new configuration applies, a bad one changes nothing, no request notices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.fleets import Fleet, fleet
-from tests.e2e.processes import Emulator, emulators, gateway, until, write_config
+from tests.e2e.processes import Emulator, ask, emulators, gateway, until, write_config
 from tests.e2e.shapes import CHAT, GENERATE, STREAMS, Verdict
 from tests.e2e.streaming import MODEL, SLOW, WHOLE_AND_SAID, load_everywhere, streams
 from tests.e2e.traffic import Client, once
@@ -17,11 +17,17 @@ from tests.e2e.traffic import Client, once
 RELOADS = 20
 
 
-async def reload(running: Fleet, replicas: Sequence[Emulator], slots: int = 8, more: str = "") -> None:
-    """Write a configuration, signal, and wait until it is in force."""
+async def reload(
+    running: Fleet, replicas: Sequence[Emulator], slots: int = 8, more: str = "", *, asks: bool = False
+) -> None:
+    """Write a configuration, signal or ask, and wait until it is in force."""
     front = running.gateway
     before = front.said().count("reloaded changes=")
     write_config(front.config, replicas, slots, more)
+    if asks:
+        status, page = await ask(front.admin_port, "POST", "/reload")
+        assert (status, page["used"]) == (200, True), page
+        return
     front.signal(signal.SIGHUP)
     await until(lambda: front.said().count("reloaded changes=") > before, 10, "the reload")
 
@@ -114,7 +120,7 @@ async def test_twenty_reloads_refuse_reset_and_cut_nothing(tmp_path: Path) -> No
         for number in range(RELOADS):
             kept = [each for index, each in enumerate(replicas) if index != number % 4]
             policy = ("round-robin", "weighted-least-load", "random")[number % 3]
-            await reload(running, kept, 6 + number % 3, f"policy: {{name: {policy}}}\n")
+            await reload(running, kept, 6 + number % 3, f"policy: {{name: {policy}}}\n", asks=number % 2 == 1)
             answered = outcomes.total()
             await until(lambda answered=answered: outcomes.total() >= answered + 12, 10, "answers")  # type: ignore[misc]
         stop.set()

@@ -52,9 +52,9 @@ def environment() -> dict[str, str]:
 
 def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("gateway", "probes", "policies", "emulator"):
+    for folder in ("gateway", "probes", "policies", "emulator", "laboratory"):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix in (".py", ".json"):
+            if file.suffix in (".py", ".json", ".html", ".js", ".css", ".svg"):
                 assert f"corral/{file.relative_to(ROOT)}" in names
     assert "corral/py.typed" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"corral"}
@@ -66,6 +66,14 @@ def test_the_installed_corral_is_the_wheels(python: Path, tmp_path: Path) -> Non
         run, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True, timeout=60
     )
     assert Path(answer.stdout.strip()).is_relative_to(python.parents[1])
+
+
+def test_the_laboratory_runs_from_the_wheel_with_nothing_of_the_repository(python: Path, tmp_path: Path) -> None:
+    run = [str(python), "-m", "corral", "policy", "sim", "--requests", "40", "--seeds", "2", "--json"]
+    answer = subprocess.run(
+        run, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True, timeout=100
+    )
+    assert [policy["failed"] for policy in json.loads(answer.stdout)["policies"]] == [0, 0]
 
 
 @pytest.fixture

@@ -6,14 +6,15 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from corral.gateway.app import App
-from corral.gateway.config import NEEDS_RESTART, Config, load_config
+from corral.gateway.config import NEEDS_RESTART, Config
+from corral.gateway.config.sources import Sources
 from corral.gateway.schedule.effects import Load, Unload
 from corral.gateway.schedule.waiting import QueueLimits
 from corral.model import Health, ReplicaState
@@ -35,7 +36,8 @@ async def serving(path: Path) -> AsyncIterator[tuple[App, int]]:
         for each in (listener, admin):
             each.setblocking(False)
         async with probe_session() as session:
-            app = App(load_config(path), path, asyncio.get_running_loop(), session)
+            sources = Sources(path, {})
+            app = App(sources, sources.settle(), asyncio.get_running_loop(), session)
             await app.start(listener, admin)
             try:
                 yield app, admin.getsockname()[1]
@@ -79,6 +81,12 @@ RELOADS: dict[str, tuple[str, Callable[[App], object]]] = {
         lambda app: app.gateway.rules.origin_allowed(b"https://chat.example", b"127.0.0.1:11434"),
     ),
     "hosts": ("[corral.example]", lambda app: app.gateway.rules.host_allowed(b"corral.example")),
+    "access_log": ("{format: text, path: /dev/null}", lambda app: len(app.gateway.listeners) == 3),
+    "load_report": ("always", lambda app: app.gateway.load_report is not None),
+    "discovery": (
+        "{dns: {name: nodes.invalid, server: '127.0.0.1:1'}, slots: 3}",
+        lambda app: app.discovery._config.slots == 3 and len(app.discovery._tasks) == 1,
+    ),
 }
 
 
@@ -123,7 +131,7 @@ async def test_what_the_scheduler_wants_loaded_is_loaded_and_seen_at_once(tmp_pa
             await until(lambda: state(app).loaded == ())
             app.gateway.carrier.apply([Load(app.replicas[0], CHAT, "", 1)])
             await until(lambda: state(app).loaded == (CHAT,))
-            assert app.metrics.loads == {("a", "ok"): 1}
+            assert app.metrics.loads == {("a", CHAT, "ok"): 1}
             app.gateway.carrier.apply([Unload(app.replicas[0], CHAT, 2)])
             await until(lambda: state(app).loaded == ())
 
@@ -137,11 +145,11 @@ async def test_a_load_under_way_ends_with_its_replica_and_with_the_gateway(tmp_p
             await until(lambda: ollama.runners)
             path.write_text(f"replicas: [{{id: a, url: 'http://127.0.0.1:{other.port}'}}]\n")
             app.reload()
-            await until(lambda: app.metrics.loads == {("a", "failed"): 1} and not ollama.runners)
+            await until(lambda: app.metrics.loads == {("a", CHAT, "failed"): 1} and not ollama.runners)
             app.gateway.carrier.apply([Load(app.replicas[0], CHAT, "", 2)])
             await until(lambda: other.runners)
         await until(lambda: not other.runners)
-        assert app.metrics.loads == {("a", "failed"): 1}
+        assert app.metrics.loads == {("a", CHAT, "failed"): 1}
 
 
 def refusals_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -178,6 +186,34 @@ async def test_pages_say_that_no_replica_serves_once_one_has_answered(path: str,
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"all are down, drained or starting" in answer
         writer.close()
+
+
+async def test_a_reload_during_the_start_is_not_undone_by_it(tmp_path: Path) -> None:
+    async with fake_ollama() as ollama, probe_session() as session:
+        sources = Sources(written(tmp_path / "corral.yaml", ollama), {})
+        app = App(sources, sources.settle(), asyncio.get_running_loop(), session)
+        start, reload, reloaded = app.owner.start, app.owner.reload, asyncio.Event()
+
+        async def slow(config: Config) -> None:
+            written(tmp_path / "corral.yaml", ollama, "slots: 2")
+            app.reload()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(reloaded.wait(), 0.3)
+            await start(config)
+
+        async def noted(config: Config) -> None:
+            await reload(config)
+            reloaded.set()
+
+        app.owner.start, app.owner.reload = slow, noted  # type: ignore[method-assign]
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as admin:
+            for each in (listener, admin):
+                each.setblocking(False)
+            await app.start(listener, admin)
+            await asyncio.wait_for(reloaded.wait(), PATIENCE_S)
+            assert state(app).slots == 2
+            app.stop()
+            await app.until_stopped(lambda requests, drain_s: None)
 
 
 async def test_what_is_to_be_read_again_during_the_end_is_left(tmp_path: Path) -> None:

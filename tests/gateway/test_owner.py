@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from corral.errors import CorralError, OperatorError
-from corral.gateway.config import load_config
+from corral.gateway.config import load_config, parse_config
 from corral.gateway.owner import Owner
 from corral.gateway.serve.gpus import GpuBoard
 from corral.gateway.serve.metrics import Metrics
@@ -153,6 +153,18 @@ async def test_a_layout_that_cannot_be_carried_out_leaves_the_old_one_as_it_is(t
         with pytest.raises(OperatorError, match="to note what is started"):
             await on.use(OWNED)
         assert on.ids == [("gpu0", True)]
+
+
+async def test_a_layout_is_checked_without_being_carried_out(tmp_path: Path) -> None:
+    async with stage(tmp_path, "gpus: auto\n") as it:
+        await it.running(restarts=0)
+        before = it.owner.processes()
+        for text in ("gpus: [7]\n", 'replicas: [{id: a, url: "http://127.0.0.1:9", gpus: [7]}]\n'):
+            with pytest.raises(OperatorError, match="there is no GPU 7"):
+                await it.owner.check(parse_config(text, "corral.yaml"))
+        await it.owner.check(parse_config("gpus: [{gpus: [0], id: other}]\n", "corral.yaml"))
+        assert it.owner.processes() == before
+        assert it.ids == [("gpu0", False)]
 
 
 async def test_a_plan_waits_for_the_first_look_at_the_gpus(tmp_path: Path) -> None:

@@ -257,10 +257,10 @@ async def test_a_batch_counts_as_one_request(stage: Build) -> None:
     _, headers, answer = await made.ask(NATIVE, body(96))
     _, others, second = await made.ask(OPENAI, body(96))
     assert (made.counted("embed"), made.counted("openai_embeddings")) == ({"ok": 1}, {"ok": 1})
-    series = made.running.app.metrics.series
-    assert series["embed", MODEL].prompt_tokens == json.loads(answer)["prompt_eval_count"]
-    assert series["openai_embeddings", MODEL].prompt_tokens == json.loads(second)["usage"]["prompt_tokens"]
-    assert sum(series["embed", MODEL].total.counts) == 1
+    timings = made.running.app.metrics.timings[MODEL, "normal"]
+    tokens = json.loads(answer)["prompt_eval_count"] + json.loads(second)["usage"]["prompt_tokens"]
+    assert timings.prompt_tokens == tokens
+    assert sum(timings.total["ok"].counts) == 2
     parts = [int(each["x-corral-parts"]) for each in (headers, others)]
     assert sum(made.running.app.metrics.decisions.values()) == sum(parts)
 
@@ -271,6 +271,14 @@ async def test_the_scheduler_learns_from_parts(stage: Build) -> None:
     assert made.running.gateway.explain()[0].decision.predicted is None
     await made.ask(NATIVE, body(64))
     assert made.running.gateway.explain()[-1].decision.predicted is not None
+
+
+async def test_every_part_is_explained_under_the_request_of_its_batch(stage: Build) -> None:
+    made = await stage()
+    _, headers, _ = await made.ask(NATIVE, body(96))
+    choices = made.running.gateway.explain()
+    assert len(choices) == int(headers["x-corral-parts"])
+    assert {choice.id for choice in choices} == {headers["x-request-id"]}
 
 
 async def test_many_batches_at_once_do_not_fill_the_queue(stage: Build) -> None:

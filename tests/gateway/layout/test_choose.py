@@ -94,6 +94,9 @@ def test_without_a_word_about_it_ollama_holds_three_models_per_gpu() -> None:
     said = plan("ollama: {env: {OLLAMA_MAX_LOADED_MODELS: 0}}", facts(row(1))).replicas[0]
     assert said.max_loaded == 3, "0 is its own default"
     assert plan("ollama: {env: {OLLAMA_MAX_LOADED_MODELS: 1}}", facts(row(1))).replicas[0].max_loaded == 1
+    both = plan("gpus: [0, {gpus: [1], max_loaded: 1}]\nollama: {max_loaded: 2}", facts(row(2))).replicas
+    assert [(each.max_loaded, each.env["OLLAMA_MAX_LOADED_MODELS"]) for each in both] == [(2, "2"), (1, "1")]
+    assert "models in memory at most 2: ollama.max_loaded" in both[0].reasons
 
 
 def test_gpus_in_no_group_are_left_alone_and_said() -> None:

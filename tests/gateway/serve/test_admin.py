@@ -38,6 +38,8 @@ class Gateway:
             raise ZeroDivisionError("secret detail")
         return self.state
 
+    summary = snapshot
+
     def explain(self) -> tuple[Choice, ...]:
         return self.choices
 
@@ -120,9 +122,13 @@ async def test_the_snapshot_has_its_documented_keys(admin: Admin) -> None:
         "installed": ["llama3.1:8b"],
         "loaded": ["llama3.1:8b"],
         "changing": None,
+        "loading": None,
+        "leaving": [],
         "sample_age_s": 0.5,
         "models": None,
         "gpus": ["GPU-0a"],
+        "found_by": None,
+        "below": None,
         "process": {
             "state": "running",
             "reason": "answers",
@@ -161,6 +167,30 @@ async def test_the_snapshot_has_its_documented_keys(admin: Admin) -> None:
             "processes": [{"pid": 4321, "memory_bytes": 5 << 30}],
         },
     }
+    waiting, running = page["requests"].pop("waiting"), page["requests"].pop("running")
+    assert waiting[0] == {
+        "number": 7,
+        "model": "llama3.1:8b",
+        "kind": "inference",
+        "rank": 0,
+        "waited_s": 1.25,
+        "position": 1,
+        "need": "a free slot",
+        "replicas": ["a"],
+    }
+    assert running == [
+        {
+            "number": 3,
+            "model": "llama3.1:8b",
+            "kind": "inference",
+            "rank": 1,
+            "replica": "a",
+            "for_s": 2.5,
+            "waited_s": 0.25,
+            "answering": True,
+            "predicted_s": 4.0,
+        }
+    ]
     assert page == {
         "schema": 1,
         "version": "1.2.3",

@@ -106,7 +106,7 @@ async def test_a_model_is_loaded_for_as_long_as_the_replica_keeps_models(caplog:
         assert on.ollama.loaded == [CHAT]
         assert on.ollama.runners[0].session_s == KEEP_ALIVE_S
         assert on.feed.read == ["a"]
-        assert on.metrics.loads == {("a", "ok"): 1}
+        assert on.metrics.loads == {("a", "other", "ok"): 1}
         assert 0.05 <= on.metrics.load_seconds["a"].sum < PATIENCE_S
     assert [line.getMessage().rpartition("=")[0] for line in caplog.records] == [
         f"model_loaded replica=a model={CHAT} seconds"
@@ -165,7 +165,7 @@ async def test_a_model_that_only_embeds_is_loaded_too() -> None:
 async def test_a_model_that_the_replica_lacks_fails_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with staged() as on:
         assert not await on.load("missing:latest", "num_ctx=64")
-        assert on.metrics.loads == {("a", "failed"): 1}
+        assert on.metrics.loads == {("a", "other", "failed"): 1}
         assert on.metrics.load_seconds == {}
         assert on.feed.read == ["a"]
     assert [line.getMessage() for line in caplog.records] == [
@@ -180,7 +180,7 @@ async def test_an_idle_model_is_gone_when_its_unload_has_ended() -> None:
         assert await on.unload()
         assert on.ollama.loaded == []
         assert await on.unload(), "what is not there is gone"
-        assert on.metrics.unloads == {("a", "ok"): 2}
+        assert on.metrics.unloads == {("a", "other", "ok"): 2}
 
 
 async def test_a_model_that_stays_because_it_is_used_was_not_unloaded_but_leaves_afterwards(
@@ -196,7 +196,7 @@ async def test_a_model_that_stays_because_it_is_used_was_not_unloaded_but_leaves
             assert not await on.unload()
             assert on.ollama.loaded == [CHAT]
         await until(lambda: not on.ollama.runners)
-    assert on.metrics.unloads == {("a", "failed"): 1}
+    assert on.metrics.unloads == {("a", "other", "failed"): 1}
     assert caplog.records[-1].getMessage().endswith('error="it is still in memory after 0.2 s"')
 
 
