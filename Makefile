@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 JOBS ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test lint types imports check lock clean
+.PHONY: run test lint types imports check lock docs standalone clean
 .DEFAULT_GOAL := run
 
 $(VENV)/.installed: pyproject.toml requirements.lock requirements-engine.lock src/corral/__init__.py
@@ -47,11 +47,27 @@ imports: $(VENV)/.installed
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 ENGINE = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["engine"], sep="\n")
 
+REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+
 # The engine has a lock of its own: where it has no wheel, everything else must still install.
 lock: pyproject.toml
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(COMPILE) --extra dev --extra discovery --extra otel --extra top -o requirements.lock pyproject.toml
 	$(BIN)/python -c '$(ENGINE)' | $(COMPILE) --constraint requirements.lock -o requirements-engine.lock -
+	$(COMPILE) --constraint requirements.lock --extra discovery --extra otel --extra top -o deploy/docker/requirements.lock pyproject.toml
+	$(BIN)/python -c '$(REQUIRES)' | $(COMPILE) --constraint requirements.lock -o deploy/docker/build.lock -
+	printf 'setuptools>=77\nshiv>=1.0.8,<2\n' | $(COMPILE) --constraint requirements.lock -o deploy/standalone/build.lock -
+
+# One file that runs without being installed, for the Python that makes it.
+standalone: $(VENV)/.installed
+	deploy/standalone/build.sh
+
+# What is written from the code, and tested to be fresh.
+docs: $(VENV)/.installed
+	$(BIN)/corral man --write docs/man
+	$(BIN)/corral config schema > docs/corral.schema.json
+	$(BIN)/python deploy/grafana/build.py
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/gateway/serve/test_metrics.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
