@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from msgspec.structs import replace
 
 from corral.gateway.ended import Ended
 from corral.gateway.serve.admin import make_runner
@@ -128,6 +129,15 @@ async def test_the_last_requests_and_lines(live: Live) -> None:
     assert [(one["number"], one["id"]) for one in page["requests"]] == [(699, "r-698"), (700, "r-699")]
     assert len((await live.get("/requests?n=500"))[1]["requests"]) == 500
     assert (await live.get("/log"))[1]["lines"][0]["text"] == "reloaded changes=2"
+
+
+async def test_half_a_character_in_a_clients_words_does_not_end_the_stream(live: Live) -> None:
+    live.requests.add(replace(ended("a"), model="m\ud800:latest"))
+    live.requests.add(ended("b"))
+    async with asyncio.timeout(5), live.session.get(live.url + "/live") as answer:
+        stream = events(answer)
+        assert (await anext(stream))[0] == "snapshot"
+        assert [(await anext(stream))[1]["model"] for _ in range(2)] == ["m\ud800:latest", None]
 
 
 def test_a_line_that_cannot_be_made_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
