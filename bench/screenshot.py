@@ -20,18 +20,9 @@ from typing import Final
 import aiohttp
 from playwright.async_api import Page, async_playwright
 from playwright.async_api import TimeoutError as TooLate
+from tests.web.stack import DEMO, FLAGS
 
 CHROMIUM: Final = "/usr/bin/chromium"
-FLAGS: Final = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-DEMO: Final = (sys.executable, "-m", "corral", "demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 MIX: Final = (("llama3.1:8b", 7), ("all-minilm", 3))
 """Model, and how often it is asked beside the others."""
 

@@ -12,6 +12,7 @@ from msgspec.json import encode
 
 from corral.gateway.ended import Ended
 from corral.gateway.serve.lately import KEPT, Journal, Ring, line_json, request_json
+from corral.gateway.serve.readers import Readers
 
 INDEX: Final = """\
 GET  /live                     what happens, as server-sent events: snapshot, request, log
@@ -39,7 +40,7 @@ class LiveRoutes:
         self._requests = requests
         self._journal = journal
         self._clock = clock
-        self._readers = 0
+        self._readers = Readers(MAX_READERS, "readers")
         self._ending = asyncio.Event()
         self._made: tuple[float, bytes] = (float("-inf"), b"")
 
@@ -66,23 +67,10 @@ class LiveRoutes:
         """Begins with the newest ``?n=`` requests and lines (default 50); then all that comes, every ``?every=``
         seconds."""
         backlog, period_s = _wanted(request, 50), _period_s(request)
-        if self._readers >= MAX_READERS:
-            raise web.HTTPServiceUnavailable(reason=f"{MAX_READERS} readers are here already")
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
-        self._readers += 1
-        try:
-            await response.prepare(request)
-            await self._tell(response, backlog, period_s)
-        except ConnectionError:
-            pass  # the reader left
-        except TimeoutError:  # it does not read, so it would not read a proper end either
-            if request.transport is not None:
-                request.transport.abort()
-        finally:
-            self._readers -= 1
-        return response
+        return await self._readers.serve(request, response, lambda: self._tell(response, backlog, period_s))
 
     async def _tell(self, response: web.StreamResponse, backlog: int, period_s: float) -> None:
         seen = self._requests.last - backlog, self._journal.lines.last - backlog

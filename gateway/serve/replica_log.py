@@ -12,6 +12,7 @@ from aiohttp import web
 
 from corral.gateway.config.masking import masked
 from corral.gateway.run.tailing import Tail
+from corral.gateway.serve.readers import Readers
 from corral.model import Snapshot
 
 INDEX: Final = """\
@@ -32,7 +33,7 @@ class ReplicaLogRoutes:
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
-        self._readers = 0
+        self._readers = Readers(MAX_READERS, "readers of logs")
         self._ending = asyncio.Event()
 
     def routes(self) -> list[web.RouteDef]:
@@ -67,21 +68,8 @@ class ReplicaLogRoutes:
         return web.json_response({"error": f"no replica {replica_id!r}; known: {', '.join(ids)}"}, status=404)
 
     async def _follow(self, request: web.Request, tail: Tail, lines: list[str]) -> web.StreamResponse:
-        if self._readers >= MAX_READERS:
-            raise web.HTTPServiceUnavailable(reason=f"{MAX_READERS} readers of logs are here already")
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
-        self._readers += 1
-        try:
-            await response.prepare(request)
-            await self._tell(request, response, tail, lines)
-        except ConnectionError:
-            pass  # the reader left
-        except TimeoutError:  # it does not read, so it would not read a proper end either
-            if request.transport is not None:
-                request.transport.abort()
-        finally:
-            self._readers -= 1
-        return response
+        return await self._readers.serve(request, response, lambda: self._tell(request, response, tail, lines))
 
     async def _tell(self, request: web.Request, response: web.StreamResponse, tail: Tail, lines: list[str]) -> None:
         while not self._ending.is_set():
