@@ -193,7 +193,7 @@ class App:
         self.journal = Journal()
         logging.getLogger("corral").addHandler(self.journal)
         self.live = LiveRoutes(lambda: snapshot_page(self.gateway), requests, self.journal, loop.time)
-        self.replica_logs = ReplicaLogRoutes(self.gateway.snapshot)
+        self.replica_logs = ReplicaLogRoutes(self.gateway.summary)
         carrier.suspect = self.poller.kick
         carrier.refresh_tags = self._refresh_tags
         carrier.change_memory = self.memory.change

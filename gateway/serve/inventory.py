@@ -47,7 +47,7 @@ class Inventory:
         rows = _rows(pages.values(), copies)
         everyone = self._everyone(usable)
         models = [self._model(row, everyone, copies) for row in rows]
-        states = {state.id: state for state in self._gateway.snapshot().replicas}
+        states = {state.id: state for state in self._gateway.summary().replicas}
         replicas = [_replica(replica, states.get(replica.id)) for replica in everyone]
         stores = self._gateway.stores
         pulls = () if stores is None else stores.pulls()

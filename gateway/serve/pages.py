@@ -105,7 +105,7 @@ class Pages:
         lowest = lowest_version(page.version for page in self._read(poller) if page.version is not None)
         if lowest is not None:
             return 200, b'{"version":"%b"}' % lowest.encode(), JSON
-        waited_for = any(state.health is Health.UNKNOWN for state in self._gateway.snapshot().replicas)
+        waited_for = any(state.health is Health.UNKNOWN for state in self._gateway.summary().replicas)
         message = "no replica has answered yet" if waited_for else _NONE_SERVES
         return 503, error_body(Dialect.NATIVE, 503, message), JSON
 
